@@ -1,0 +1,1 @@
+"""Channel pruning by sparse batch-norm scales, on CIFAR-10."""

@@ -1,0 +1,215 @@
+"""The directory of one checkpoint version, and what stands in it.
+
+`<train_dir>_<version>` holds
+
+- `model.keras`: the network that the stage starts from (none in version 0);
+- `model.ckpt-<step>.*`: the newest five states of the training, as TensorFlow checkpoints;
+- `stage.json`: flags, seed, package versions, progress and the squeeze's report, with a checksum;
+- what `metrics.py` and `evaluate.py` record.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+
+import keras
+import tensorflow as tf
+
+from cifar10.batch_norm import fused, unfused
+from cifar10.errors import UserError
+from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
+from cifar10.models import MODELS
+from cifar10.pruning import penalties
+
+MODEL_FILE = "model.keras"
+STAGE_FILE = "stage.json"
+KEPT_CHECKPOINTS = 5
+_PACKAGES = ("keras", "numpy", "tensorflow")
+
+
+def version_dir(train_dir, version):
+  """The directory of checkpoint version `version`, a `pathlib.Path`."""
+  return pathlib.Path(f"{train_dir}_{version}")
+
+
+class TrainingState:
+  """All that a training run changes: weights, moving averages and step.
+
+  Args:
+    model: the network to train, a functional Keras model; it is copied.
+
+  Attributes:
+    model: the copy that is trained, its batch norms fused.
+    averages: moving averages of `model.trainable_variables`, which start at their values.
+    step: how many steps are done, int64.
+  """
+
+  def __init__(self, model):
+    self.model = fused(model)
+    self.averages = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
+    self.step = tf.Variable(0, dtype=tf.int64)
+
+  def trackables(self):
+    """What a TensorFlow checkpoint of the state holds, by name."""
+    paths = [variable.path for variable in self.model.trainable_variables]
+    return {
+      "weights": {variable.path: variable.value for variable in self.model.variables},
+      "averages": dict(zip(paths, self.averages)),
+      "step": self.step,
+    }
+
+
+def averaged_model(state):
+  """The network that a training state stands for, in standard Keras layers.
+
+  Trainable variables are their moving averages, but a gated gamma is 0 where the raw gamma is: an average of
+  a gamma that was thresholded to 0 only tends to 0. Moving means and variances are as they are.
+  """
+  model = unfused(state.model)
+  for variable, average in zip(model.trainable_variables, state.averages):
+    variable.assign(average)
+  raw = {variable.path: variable for variable in state.model.trainable_variables}
+  for variable in model.trainable_variables:
+    if variable.path in penalties(model):
+      variable.assign(tf.where(raw[variable.path].value == 0, 0.0, variable.value))
+  return model
+
+
+def checkpoint_manager(directory, state, **trackables):
+  """A `tf.train.CheckpointManager` for the state and what else is to be saved with it."""
+  checkpoint = tf.train.Checkpoint(**state.trackables(), **trackables)
+  return tf.train.CheckpointManager(
+    checkpoint, str(directory), max_to_keep=KEPT_CHECKPOINTS, checkpoint_name="model.ckpt"
+  )
+
+
+def checkpoint_steps(directory):
+  """The steps at which training checkpoints stand in a directory, ascending."""
+  state = tf.train.get_checkpoint_state(str(directory))
+  paths = state.all_model_checkpoint_paths if state else []
+  return [int(path.rpartition("-")[2]) for path in paths]
+
+
+def restore(directory, state, step, **trackables):
+  """Restores a training state from the checkpoint at `step`."""
+  path = str(directory / f"model.ckpt-{step}")
+  try:
+    checkpoint = tf.train.Checkpoint(**state.trackables(), **trackables)
+    checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+  except (tf.errors.OpError, AssertionError, ValueError) as error:
+    raise UserError(
+      f"The training checkpoint {path} cannot be read ({_first_line(error)}); it is damaged or belongs to "
+      "another network: remove it, or the directory to start the stage anew."
+    ) from error
+
+
+def load_network(directory):
+  """Loads the `model.keras` of a version's directory.
+
+  Raises:
+    UserError: it cannot be read, or is no network from images (32, 32, 3) to 10 logits.
+  """
+  path = directory / MODEL_FILE
+  try:
+    model = keras.models.load_model(path, compile=False)
+  except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
+    raise UserError(
+      f"{path} cannot be loaded ({_first_line(error)}); train the version before it again to write it anew."
+    ) from error
+  shapes = (model.input_shape, model.output_shape)
+  if shapes != ((None, *IMAGE_SHAPE), (None, NUM_CLASSES)) or model.name not in MODELS:
+    raise UserError(
+      f"{path} holds a network {model.name!r} of shapes {shapes}; expected one of {', '.join(MODELS)}, "
+      f"from images {IMAGE_SHAPE} to {NUM_CLASSES} logits."
+    )
+  return model
+
+
+def replace_version(directory, model):
+  """Puts a directory that holds nothing but `model` in the place of `directory`, whole or not at all."""
+  new, old = (directory.with_name(f"{directory.name}.{suffix}") for suffix in ("new", "old"))
+  for leftover in (new, old):
+    shutil.rmtree(leftover, ignore_errors=True)
+  new.mkdir(parents=True)
+  model.save(new / MODEL_FILE)
+  if directory.exists():
+    directory.rename(old)
+  new.rename(directory)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def read_stage(directory):
+  """Reads `stage.json`.
+
+  Returns:
+    What `write_stage` was given; None where nothing was trained in the directory.
+
+  Raises:
+    UserError: the file is damaged, or the directory was written by something else.
+  """
+  path = directory / STAGE_FILE
+  if not path.exists():
+    _refuse_foreign(directory)
+    return None
+  try:
+    stage = json.loads(path.read_text())
+    intact = stage.pop("sha256") == _checksum(stage)
+  except (ValueError, KeyError, AttributeError, TypeError):
+    intact = False
+  if not intact:
+    raise UserError(
+      f"{path} is damaged: it does not match its checksum; restore it, or remove {directory} to start anew."
+    )
+  return stage
+
+
+def write_stage(directory, stage):
+  """Writes `stage.json`: `stage`, a dict ready for JSON, the package versions, and a checksum."""
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  stage = {**stage, "packages": packages}
+  text = json.dumps({**stage, "sha256": _checksum(stage)}, indent=1)
+  with atomic_file(directory / STAGE_FILE) as file:
+    file.write(text.encode())
+
+
+def has_progress(directory):
+  """Whether training has saved a checkpoint in a version's directory."""
+  read_stage(directory)
+  return bool(checkpoint_steps(directory))
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+  """Opens a binary file for writing that appears under its name only when it is whole."""
+  unfinished = path.with_name(f"{path.name}.new")
+  try:
+    with open(unfinished, "wb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def _refuse_foreign(directory):
+  if directory.exists() and not directory.is_dir():
+    raise UserError(f"{directory} is a file; expected a checkpoint version's directory: move it away.")
+  strange = directory.exists() and any(directory.iterdir()) and not (directory / MODEL_FILE).exists()
+  if strange:
+    raise UserError(
+      f"{directory} was written by something else: it has files, but neither {STAGE_FILE} nor {MODEL_FILE}; "
+      "choose another --train_dir."
+    )
+
+
+def _checksum(stage):
+  return hashlib.sha256(json.dumps(stage, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error):
+  return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,61 @@
+"""What the commands share: ranges of flags, parsing, and errors as one sentence."""
+
+import math
+import os
+import sys
+
+from absl import flags
+
+BAD_INPUT = 1
+BAD_FLAGS = 2
+
+
+def define_number(flag_values, name, default, text, integer=False, low=0, above=False, high=math.inf):
+  """Defines a flag for a finite number from `low` (or, with `above`, greater than it) to `high`."""
+  expected = f"a {'whole ' * integer}number {'above' if above else 'from'} {low}"
+  expected += f" to {high}" if high < math.inf else "" if above else " up"
+
+  def fits(value):
+    return value is None or (math.isfinite(value) and low <= value <= high and not (above and value == low))
+
+  define = flags.DEFINE_integer if integer else flags.DEFINE_float
+  define(name, default, f"{text} ({expected})", flag_values=flag_values)
+  flags.register_validator(name, fits, message=f"expected {expected}", flag_values=flag_values)
+
+
+def parse(flag_values, usage, argv):
+  """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags."""
+  flags.DEFINE_bool("help", False, "Print this help and exit.", flag_values=flag_values)
+  program = os.path.basename(argv[0])
+  if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+    print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
+    sys.exit(0)
+  try:
+    strays = flag_values(argv)[1:]
+  except flags.Error as error:
+    sys.exit(_complain(program, f"{error}; {program} --help lists the flags", BAD_FLAGS))
+  if strays:
+    sys.exit(_complain(program, f"stray argument {strays[0]!r}; {program} --help lists the flags", BAD_FLAGS))
+  values = flag_values.flag_values_dict()
+  del values["help"]
+  return values
+
+
+def run(program, function, config):
+  """Calls `function(config)` and returns the exit code; what the user can put right becomes a sentence."""
+  from cifar10.errors import Interrupted, UserError
+
+  try:
+    function(config)
+  except UserError as error:
+    return _complain(program, error, BAD_INPUT)
+  except Interrupted as interrupted:
+    return _complain(program, interrupted, 128 + interrupted.signum)
+  except KeyboardInterrupt:
+    return _complain(program, "interrupted", 130)
+  return 0
+
+
+def _complain(program, message, code):
+  print(f"{os.path.basename(program)}: {message}", file=sys.stderr)
+  return code

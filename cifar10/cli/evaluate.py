@@ -1,0 +1,63 @@
+"""`cifar10-eval`: evaluates a checkpoint version."""
+
+import os
+import sys
+
+from absl import flags
+
+from cifar10.cli import command
+from cifar10.config import EvalConfig
+
+USAGE = """cifar10-eval evaluates the network of --checkpoint_version V on CIFAR-10: the moving averages of its newest
+training checkpoint, or, before it is trained, the squeezed network that version V-1 left there.
+"""
+
+
+def flag_values():
+  """The flags of the command."""
+  values, defaults = flags.FlagValues(), EvalConfig()
+
+  def number(name, text, **limits):
+    command.define_number(values, name, getattr(defaults, name), text, **limits)
+
+  def string(name, text):
+    flags.DEFINE_string(name, getattr(defaults, name), text, flag_values=values)
+
+  def choice(name, choices, text):
+    flags.DEFINE_enum(name, getattr(defaults, name), choices, text, flag_values=values)
+
+  number("checkpoint_version", "Version to evaluate.", integer=True, high=10**6)
+  string("checkpoint_dir", "Directory of a version, without _<version>: cifar10-train's --train_dir.")
+  number(
+    "checkpoint_iter",
+    "Step of the training checkpoint to evaluate; 0: the network that the version starts from; -1: the newest.",
+    integer=True,
+    low=-1,
+    high=2**31 - 1,
+  )
+  choice("model", ["resnet20", "cnn4"], "The network that the version must hold. By default it is not checked.")
+  choice("dataset", ["cifar10", "synthetic"], "Data set; synthetic is built in and needs no files.")
+  string("data_dir", "Directory of CIFAR-10, as for cifar10-train.")
+  choice("eval_data", ["test", "train_eval"], "Test images, or training images without distortion.")
+  number("num_examples", "Images to evaluate, the first ones, each once.", integer=True, low=1, high=10**9)
+  number("batch_size", "Images at a time.", integer=True, low=1, high=10**6)
+  flags.DEFINE_bool(
+    "run_once", defaults.run_once, "Evaluate once; else every --eval_interval_secs.", flag_values=values
+  )
+  number("eval_interval_secs", "Seconds from one evaluation to the next.", above=True)
+  string("eval_dir", "Directory of TensorBoard events.")
+  return values
+
+
+def main(argv=None):
+  """Runs the command; returns its exit code."""
+  argv = sys.argv if argv is None else argv
+  config = EvalConfig(**command.parse(flag_values(), USAGE, argv))
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  from cifar10.evaluate import evaluate
+
+  return command.run(argv[0], evaluate, config)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,86 @@
+"""`cifar10-train`: trains one stage."""
+
+import os
+import sys
+
+from absl import flags
+
+from cifar10.cli import command
+from cifar10.config import TrainConfig
+
+USAGE = """cifar10-train trains one stage: from the network of --checkpoint_version V, which it resumes or starts, to
+--max_steps; then it removes the channels whose gamma is 0 and writes the smaller network as version V+1.
+"""
+
+
+def flag_values():
+  """The flags of the command."""
+  values, defaults = flags.FlagValues(), TrainConfig()
+
+  def number(name, text, **limits):
+    command.define_number(values, name, getattr(defaults, name), text, **limits)
+
+  def switch(name, text):
+    flags.DEFINE_bool(name, getattr(defaults, name), text, flag_values=values)
+
+  number("checkpoint_version", "Version to train; it stands in <train_dir>_<version>.", integer=True, high=10**6)
+  flags.DEFINE_string(
+    "train_dir", defaults.train_dir, "Directory of a version, without _<version>.", flag_values=values
+  )
+  flags.DEFINE_enum(
+    "model",
+    defaults.model,
+    ["resnet20", "cnn4"],
+    "Network to start version 0 with: resnet20 by default. Later versions know theirs.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "dataset",
+    defaults.dataset,
+    ["cifar10", "synthetic"],
+    "Data set; synthetic is built in and needs no files.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "data_dir",
+    defaults.data_dir,
+    "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
+    "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
+    flag_values=values,
+  )
+  number("max_steps", "Steps of the whole stage.", integer=True, low=1, high=2**31 - 1)
+  number("l1_penalty", "Strength of the sparsity of gammas; 0 for fine-tuning.")
+  number("learning_rate", "Learning rate; a tenth of it after every 350 epochs.", above=True)
+  number("batch_size", "Images in a step.", integer=True, low=1, high=10**6)
+  number("weight_decay", "Weight decay of kernels. By default 0.0005 for resnet20, 0 for cnn4.")
+  number(
+    "seed",
+    "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
+    integer=True,
+    high=2**31 - 1,
+  )
+  number("log_frequency", "Steps between console lines.", integer=True, low=1, high=2**31 - 1)
+  number("save_interval_secs", "Seconds between checkpoints.", above=True)
+  switch("squeeze_model", "At the end, squeeze and write the next version.")
+  switch(
+    "exact_squeeze",
+    "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
+    "up to one channel more in each layer.",
+  )
+  switch("overwrite", "Replace the next version though it has training progress; clears its directory.")
+  switch("log_device_placement", "Log which device each operation runs on.")
+  return values
+
+
+def main(argv=None):
+  """Runs the command; returns its exit code."""
+  argv = sys.argv if argv is None else argv
+  config = TrainConfig(**command.parse(flag_values(), USAGE, argv))
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  from cifar10.train import train
+
+  return command.run(argv[0], train, config)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,44 @@
+"""The settings of the two commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The settings of one stage; `cifar10-train --help` says what each is."""
+
+  checkpoint_version: int = 0
+  train_dir: str = "checkpoints/cifar10_train"
+  model: str | None = None
+  dataset: str = "cifar10"
+  data_dir: str | None = None
+  max_steps: int = 100000
+  l1_penalty: float = 0.005
+  learning_rate: float = 0.1
+  batch_size: int = 125
+  weight_decay: float | None = None
+  seed: int | None = None
+  log_frequency: int = 100
+  save_interval_secs: float = 600
+  squeeze_model: bool = True
+  exact_squeeze: bool = True
+  overwrite: bool = False
+  log_device_placement: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """The settings of an evaluation; `cifar10-eval --help` says what each is."""
+
+  checkpoint_version: int = 1
+  checkpoint_dir: str = "checkpoints/cifar10_train"
+  checkpoint_iter: int = -1
+  model: str | None = None
+  dataset: str = "cifar10"
+  data_dir: str | None = None
+  eval_data: str = "test"
+  num_examples: int = 10000
+  batch_size: int = 125
+  run_once: bool = True
+  eval_interval_secs: float = 300
+  eval_dir: str = "checkpoints/cifar10_eval"

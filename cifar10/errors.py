@@ -1,0 +1,22 @@
+"""The exceptions that the commands turn into a sentence and an exit code."""
+
+import signal
+
+
+class UserError(Exception):
+  """Something that the user can put right; exit code 1.
+
+  The message is one sentence that names the bad value, what was expected and what to do.
+  """
+
+
+class Interrupted(Exception):
+  """A signal ended the training, whose state is saved; exit code 128 + the signal's number.
+
+  Attributes:
+    signum: number of the signal.
+  """
+
+  def __init__(self, signum):
+    super().__init__(f"interrupted by {signal.Signals(signum).name}")
+    self.signum = signum

@@ -1,0 +1,121 @@
+"""Precision and loss of a checkpoint version."""
+
+import datetime
+import json
+import time
+
+import tensorflow as tf
+
+from cifar10 import checkpoints, input_pipeline
+from cifar10.batch_norm import fused
+from cifar10.config import EvalConfig
+from cifar10.errors import UserError
+from cifar10.models import MODELS
+from cifar10.pruning import multiply_adds
+
+SPLITS = {"test": "test", "train_eval": "train"}
+EVALUATIONS_FILE = "evaluations.jsonl"
+
+
+def evaluate(config: EvalConfig):
+  """Evaluates a version's network once, or again and again; prints and records each evaluation.
+
+  Raises:
+    UserError: data, directory or settings do not fit.
+  """
+  examples = input_pipeline.load(config.dataset, SPLITS[config.eval_data], config.data_dir)
+  if config.num_examples > len(examples.labels):
+    raise UserError(
+      f"--num_examples is {config.num_examples}, but {config.eval_data} of {config.dataset} has "
+      f"{len(examples.labels)} images; pass that many at most."
+    )
+  examples = input_pipeline.Examples(*(array[: config.num_examples] for array in examples))
+  while True:
+    start = time.monotonic()
+    _evaluate_once(config, examples)
+    if config.run_once:
+      return
+    time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
+
+
+def precision_and_loss(model, examples, batch_size):
+  """Evaluates a network on each example exactly once.
+
+  Args:
+    model: from standardised images to logits.
+    examples: `Examples`, images uint8.
+    batch_size: images at a time; the last batch takes what is left.
+
+  Returns:
+    The share of images whose largest logit is the label's, and the mean cross entropy, floats.
+  """
+  model = fused(model)
+
+  @tf.function(reduce_retracing=True)
+  def sums(images, labels):
+    logits = model(input_pipeline.standardize(images), training=False)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    correct = tf.equal(tf.argmax(logits, axis=1, output_type=labels.dtype), labels)
+    return tf.reduce_sum(tf.cast(correct, tf.int64)), tf.reduce_sum(tf.cast(loss, tf.float64))
+
+  correct, loss = 0, 0.0
+  for batch in tf.data.Dataset.from_tensor_slices(tuple(examples)).batch(batch_size):
+    batch_correct, batch_loss = sums(*batch)
+    correct, loss = correct + int(batch_correct), loss + float(batch_loss)
+  return correct / len(examples.labels), loss / len(examples.labels)
+
+
+def _evaluate_once(config, examples):
+  directory = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version)
+  model, step = _network(config, directory)
+  parameters = model.count_params()
+  print(f"total params: {parameters}", flush=True)
+  precision, loss = precision_and_loss(model, examples, config.batch_size)
+  print(f"{_now()}: precision @ 1 = {precision:.4f}")
+  print(f"{_now()}: test loss = {loss:.4f}", flush=True)
+  record = {
+    "checkpoint_version": config.checkpoint_version,
+    "checkpoint_iter": step,
+    "dataset": config.dataset,
+    "eval_data": config.eval_data,
+    "examples": len(examples.labels),
+    "precision": precision,
+    "loss": loss,
+    "parameters": parameters,
+    "multiply_adds": multiply_adds(model),
+    "time": _now(),
+  }
+  with open(directory / EVALUATIONS_FILE, "a") as file:
+    file.write(json.dumps(record) + "\n")
+  with tf.summary.create_file_writer(config.eval_dir).as_default(step):
+    tf.summary.scalar("Precision @ 1", precision)
+    tf.summary.scalar("Test loss", loss)
+
+
+def _network(config, directory):
+  """The network that the chosen checkpoint stands for, in standard layers, and its step."""
+  if not directory.is_dir():
+    raise UserError(
+      f"{directory} does not exist: train --checkpoint_version {config.checkpoint_version - 1} first, or give "
+      "--checkpoint_version and --checkpoint_dir of one that does."
+    )
+  stage = checkpoints.read_stage(directory)
+  has_model = (directory / checkpoints.MODEL_FILE).exists()
+  start = checkpoints.load_network(directory) if has_model else None
+  name = start.name if start else stage["flags"]["model"] if stage else None
+  if config.model not in (None, name):
+    raise UserError(f"--model is {config.model}, but {directory} holds a {name}; leave --model out.")
+  steps = checkpoints.checkpoint_steps(directory)
+  step = max(steps, default=0) if config.checkpoint_iter == -1 else config.checkpoint_iter
+  if step not in [*steps, 0] or (step == 0 and start is None):
+    there = ", ".join(map(str, [0] * has_model + steps)) or "none"
+    raise UserError(f"--checkpoint_iter is {config.checkpoint_iter}, but {directory} has: {there}.")
+  if step == 0:
+    return start, 0
+  state = checkpoints.TrainingState(start or MODELS[name]())
+  checkpoints.restore(directory, state, step)
+  return checkpoints.averaged_model(state), step
+
+
+def _now():
+  return f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S.%f}"

@@ -1,0 +1,92 @@
+"""What a stage records as it trains: `metrics.csv`, `gammas.npz` and TensorBoard events."""
+
+import csv
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from cifar10.checkpoints import atomic_file
+
+COLUMNS = (
+  "step",
+  "seconds",
+  "loss",
+  "cross_entropy",
+  "group_lasso",
+  "fake_sparsity",
+  "learning_rate",
+  "examples_per_second",
+)
+GAMMA_STEPS = 200
+
+
+class Metrics:
+  """The records of one stage, in its directory.
+
+  Args:
+    directory: of the checkpoint version.
+    step: the step that training goes on from; later rows of an interrupted run are dropped.
+    max_steps: length of the stage: gammas are recorded at up to `GAMMA_STEPS` steps of it.
+    log_frequency: steps between rows.
+  """
+
+  def __init__(self, directory, step, max_steps, log_frequency):
+    self._csv = directory / "metrics.csv"
+    self._npz = directory / "gammas.npz"
+    self._gamma_interval = log_frequency * math.ceil(max_steps / log_frequency / GAMMA_STEPS)
+    rows = [row for row in read_metrics(directory) if row["step"] < step]
+    self.seconds = rows[-1]["seconds"] if rows else 0.0
+    with atomic_file(self._csv) as file:
+      file.write((",".join(COLUMNS) + "\n").encode())
+      for row in rows:
+        file.write((_line(row) + "\n").encode())
+    self._gammas = {
+      at: gammas
+      for at, gammas in read_gammas(directory).items()
+      if at < step and at % self._gamma_interval == 0
+    }
+    self._events = tf.summary.create_file_writer(str(directory))
+
+  def add(self, row, gammas):
+    """Records a row, a dict with the keys `COLUMNS`, and the gammas, a dict from path to variable."""
+    with open(self._csv, "a") as file:
+      file.write(_line(row) + "\n")
+    if row["step"] % self._gamma_interval == 0:
+      self._gammas[row["step"]] = {path: np.array(gamma) for path, gamma in gammas.items()}
+    with self._events.as_default(row["step"]):
+      for name in COLUMNS[2:]:
+        tf.summary.scalar(name, row[name])
+
+  def save(self):
+    """Writes the gammas and flushes the events."""
+    self._events.flush()
+    if self._gammas:
+      steps = sorted(self._gammas)
+      arrays = {path: np.stack([self._gammas[at][path] for at in steps]) for path in self._gammas[steps[0]]}
+      with atomic_file(self._npz) as file:
+        np.savez(file, step=np.array(steps), **arrays)
+
+
+def read_metrics(directory):
+  """The rows of `metrics.csv` as dicts, `step` an int and the rest floats; [] without one."""
+  path = directory / "metrics.csv"
+  if not path.exists():
+    return []
+  with open(path, newline="") as file:
+    complete = [row for row in csv.DictReader(file) if row.get(COLUMNS[-1])]
+  return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in complete]
+
+
+def read_gammas(directory):
+  """Step to path to gammas, (channels,) float32, from `gammas.npz`; {} without one."""
+  path = directory / "gammas.npz"
+  if not path.exists():
+    return {}
+  with np.load(path, allow_pickle=False) as arrays:
+    paths = [name for name in arrays.files if name != "step"]
+    return {int(at): {p: arrays[p][i] for p in paths} for i, at in enumerate(arrays["step"])}
+
+
+def _line(row):
+  return ",".join(f"{row[name]:.9g}" if name != "step" else str(row[name]) for name in COLUMNS)

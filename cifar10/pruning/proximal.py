@@ -1,0 +1,70 @@
+"""Stochastic gradient descent with soft thresholding of gammas: ISTA (section 4.2 of the paper)."""
+
+import keras
+from keras import ops
+
+
+def soft_threshold(x, threshold):
+  """Moves `x` towards 0 by `threshold`, and to exactly 0 where |x| <= threshold.
+
+  The proximal operator of `threshold * |x|`: sign(x) * max(|x| - threshold, 0), element by element.
+  """
+  return ops.sign(x) * ops.maximum(ops.abs(x) - threshold, 0.0)
+
+
+@keras.saving.register_keras_serializable("cifar10")
+class ProximalSGD(keras.optimizers.SGD):
+  """SGD that soft-thresholds the gated gammas after each gradient step.
+
+  For a variable `w` with the gradient `g`, of any kind, the step is that of `keras.optimizers.SGD`:
+
+      w = w - learning_rate * g
+
+  and for a gated gamma, after it:
+
+      w = soft_threshold(w, learning_rate * l1_penalty * penalties[path of w])
+
+  With `l1_penalty` 0 it is plain SGD, and gammas at 0 may come back.
+
+  Args:
+    learning_rate: a float, a `LearningRateSchedule` or a callable, as for `keras.optimizers.SGD`.
+    l1_penalty: strength of the sparsity, a float of 0 or more (rho in the paper, mu * rho per step).
+    penalties: dict from the path of a gamma variable to its penalty, as `penalties(model)` gives it. A path
+      that no variable bears is an error when the optimizer is built.
+    **kwargs: further arguments of `keras.optimizers.SGD`.
+
+  Raises:
+    ValueError: `l1_penalty` or a penalty is negative or not finite.
+  """
+
+  def __init__(self, learning_rate, l1_penalty, penalties, **kwargs):
+    super().__init__(learning_rate, **kwargs)
+    for name, value in {"l1_penalty": l1_penalty, **penalties}.items():
+      if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value}; a penalty is a finite number of 0 or more")
+    self.l1_penalty = float(l1_penalty)
+    self.penalties = dict(penalties)
+
+  def build(self, variables):
+    """Pairs the penalties with the variables; see `keras.optimizers.Optimizer.build`."""
+    if self.built:
+      return
+    super().build(variables)
+    # update_step may get a backend's variable, which has no path: so the pairs are made by index.
+    self._penalty_by_index = [self.penalties.get(variable.path, 0.0) for variable in variables]
+    unknown = set(self.penalties) - {variable.path for variable in variables}
+    if unknown:
+      raise ValueError(f"penalties names {sorted(unknown)}, which are not among the trained variables")
+
+  def update_step(self, gradient, variable, learning_rate):
+    """The gradient step for one variable, then its threshold."""
+    super().update_step(gradient, variable, learning_rate)
+    strength = self.l1_penalty * self._penalty_by_index[self._get_variable_index(variable)]
+    if strength > 0:
+      threshold = ops.cast(learning_rate, variable.dtype) * strength
+      self.assign(variable, soft_threshold(ops.convert_to_tensor(variable), threshold))
+
+  def get_config(self):
+    """The arguments of the constructor, as Keras serialises them."""
+    config = super().get_config()
+    return {**config, "l1_penalty": self.l1_penalty, "penalties": self.penalties}

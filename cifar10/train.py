@@ -1,0 +1,308 @@
+"""One stage: train with sparse gammas, squeeze, and leave the smaller network to the next version."""
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import secrets
+import signal
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from cifar10 import checkpoints, input_pipeline
+from cifar10.config import TrainConfig
+from cifar10.errors import Interrupted, UserError
+from cifar10.metrics import Metrics
+from cifar10.models import MODELS
+from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
+
+WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
+AVERAGE_DECAY = 0.999
+EPOCHS_PER_DECAY = 350
+LEARNING_RATE_DECAY = 0.1
+SECONDS_PER_CALL = 1.0
+SELF_CHECK_IMAGES = 1000
+FIXED_FLAGS = ("model", "dataset", "batch_size", "weight_decay", "seed")
+
+
+def train(config: TrainConfig):
+  """Trains one stage from where it stands, and squeezes its network into the next version.
+
+  Prints the reference's console lines on stdout. On SIGINT or SIGTERM (if called in the main thread)
+  it saves within about a second; called again, it goes on exactly there.
+
+  Raises:
+    UserError: data, directory or settings do not fit, or the loss is not finite.
+    Interrupted: a signal came; the state is saved.
+  """
+  directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version)
+  next_directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version + 1)
+  stage = checkpoints.read_stage(directory)
+  if stage and _is_finished(stage, config, next_directory):
+    print(f"{directory} is finished: {stage['progress']['step']} steps are done; nothing was changed.")
+    return
+  _check_next_version(config, next_directory)
+  tf.debugging.set_log_device_placement(config.log_device_placement)
+  config, network = _starting_point(config, stage, directory)
+  examples = input_pipeline.load(config.dataset, "train", config.data_dir)
+  run = _Run(config, network, examples, directory)
+  run.train()
+  if config.squeeze_model:
+    finished = _squeeze_into(next_directory, run, examples, config.exact_squeeze)
+    run.write_stage(finished)
+
+
+def _is_finished(stage, config, next_directory):
+  done = stage["progress"]["step"] >= config.max_steps
+  squeezed = stage["finished"] and stage["finished"]["step"] == stage["progress"]["step"]
+  stands = squeezed and (next_directory / checkpoints.MODEL_FILE).exists()
+  return done and (stands or not config.squeeze_model)
+
+
+def _check_next_version(config, next_directory):
+  if config.squeeze_model and checkpoints.has_progress(next_directory) and not config.overwrite:
+    raise UserError(
+      f"{next_directory} has training progress, which squeezing this stage would replace; "
+      "pass --overwrite to clear that directory, or --nosqueeze_model to leave it."
+    )
+
+
+def _starting_point(config, stage, directory):
+  """The settings with what was left open filled in, and the network that the stage starts from."""
+  recorded = stage["flags"] if stage else {}
+  if (directory / checkpoints.MODEL_FILE).exists():
+    network = checkpoints.load_network(directory)
+    found = network.name
+  elif config.checkpoint_version == 0:
+    network, found = None, recorded.get("model", config.model or "resnet20")
+  else:
+    raise UserError(
+      f"{directory / checkpoints.MODEL_FILE} does not exist: train --checkpoint_version "
+      f"{config.checkpoint_version - 1} with the same --train_dir first."
+    )
+  defaults = {"model": found, "weight_decay": WEIGHT_DECAY[found], "seed": secrets.randbelow(2**31)}
+  settings = {**defaults, **{name: recorded[name] for name in FIXED_FLAGS if name in recorded}}
+  chosen = {name: getattr(config, name) for name in FIXED_FLAGS}
+  for name, value in chosen.items():
+    if value is not None and name in settings and value != settings[name] and (stage or name == "model"):
+      raise UserError(
+        f"--{name} is {value}, but {directory} was made with {settings[name]}; "
+        f"pass --{name} {settings[name]}, or choose another --train_dir."
+      )
+  settings.update({name: value for name, value in chosen.items() if value is not None})
+  config = dataclasses.replace(config, **settings)
+  for name, value in recorded.items():
+    if name in ("l1_penalty", "learning_rate", "max_steps") and value != getattr(config, name):
+      print(f"--{name} was {value} and is now {getattr(config, name)}.")
+  print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.")
+  keras.utils.set_random_seed(config.seed)
+  return config, network or MODELS[config.model]()
+
+
+class _Run:
+  """The training of one stage: state, optimizer, records and the loop over steps."""
+
+  def __init__(self, config, network, examples, directory):
+    self.config = config
+    self.directory = directory
+    self.state = checkpoints.TrainingState(network)
+    self.penalties = penalties(network)
+    self.optimizer = _optimizer(config, self.penalties, len(examples.labels))
+    self.optimizer.build(self.state.model.trainable_variables)
+    directory.mkdir(parents=True, exist_ok=True)
+    optimizer_variables = {v.path: v.value for v in self.optimizer.variables}
+    self.manager = checkpoints.checkpoint_manager(directory, self.state, optimizer=optimizer_variables)
+    self.step = max(checkpoints.checkpoint_steps(directory), default=0)
+    if self.step:
+      checkpoints.restore(directory, self.state, self.step, optimizer=optimizer_variables)
+      print(f"resumed at step {self.step}.")
+    self.metrics = Metrics(directory, self.step, config.max_steps, config.log_frequency)
+    self.train_steps = _train_steps(config, self.state, self.optimizer, examples, self.penalties)
+
+  def train(self):
+    """Trains to `max_steps`, logging and saving on the way."""
+    config = self.config
+    self.write_stage()
+    steps_per_call, last_save = 1, time.monotonic()
+    bar = tqdm.tqdm(
+      total=config.max_steps, initial=self.step, unit="step", file=sys.stderr, disable=not sys.stderr.isatty()
+    )
+    with bar, _caught_signals() as caught:
+      logged_step, logged_time = self.step, time.monotonic()
+      while self.step < config.max_steps:
+        start = time.monotonic()
+        to_log = -self.step % config.log_frequency + 1
+        count = min(steps_per_call, to_log, config.max_steps - self.step)
+        figures = {name: float(value) for name, value in self.train_steps(count).items()}
+        if not math.isfinite(figures["loss"]):
+          raise UserError(self._not_finite(figures["loss"]))
+        self.step += count
+        bar.update(count)
+        now = time.monotonic()
+        steps_per_call = max(1, int(SECONDS_PER_CALL * count / (now - start)))
+        if count == to_log:
+          self._log(figures, self.step - logged_step, now - logged_time)
+          logged_step, logged_time = self.step, now
+        if caught or self.step == config.max_steps or now - last_save >= config.save_interval_secs:
+          self._save()
+          last_save = time.monotonic()
+        if caught:
+          raise Interrupted(caught[0])
+
+  def write_stage(self, finished=None):
+    """Records settings, progress and, once squeezed, how the stage ended."""
+    checkpoints.write_stage(
+      self.directory,
+      {
+        "checkpoint_version": self.config.checkpoint_version,
+        "flags": dataclasses.asdict(self.config),
+        "penalties": self.penalties,
+        "progress": {"step": self.step, "seconds": self.metrics.seconds},
+        "finished": finished,
+      },
+    )
+
+  def _log(self, figures, steps, seconds):
+    config, step = self.config, self.step - 1
+    rate = steps * config.batch_size / seconds
+    tqdm.tqdm.write(
+      f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S.%f}: step {step}, loss = {figures['loss']:.2f}, "
+      f"group lasso = {figures['group_lasso']:.2f}, fake sparsity = {figures['fake_sparsity']:.2f}, "
+      f"({rate:.1f} examples/sec; {seconds / steps:.3f} sec/batch)",
+      file=sys.stdout,
+    )
+    sys.stdout.flush()
+    self.metrics.seconds += seconds
+    row = {**figures, "step": step, "seconds": self.metrics.seconds, "examples_per_second": rate}
+    variables = {variable.path: variable for variable in self.state.model.trainable_variables}
+    self.metrics.add(row, {path: variables[path] for path in self.penalties})
+
+  def _save(self):
+    for variable in self.state.model.variables:
+      if not np.isfinite(variable.numpy()).all():
+        raise UserError(self._not_finite(f"finite, but not {variable.path}"))
+    self.manager.save(checkpoint_number=self.step)
+    self.metrics.save()
+    self.write_stage()
+
+  def _not_finite(self, loss):
+    saved = self.manager.latest_checkpoint or "none"
+    return (
+      f"The loss is {loss} after step {int(self.state.step) - 1}; the newest training checkpoint, {saved}, stays "
+      f"as it is: try a --learning_rate below {self.config.learning_rate}."
+    )
+
+
+def _optimizer(config, gamma_penalties, num_examples):
+  """Plain SGD with soft thresholding; its learning rate drops to a tenth every 350 epochs."""
+  schedule = keras.optimizers.schedules.ExponentialDecay(
+    config.learning_rate,
+    decay_steps=int(EPOCHS_PER_DECAY * num_examples / config.batch_size),
+    decay_rate=LEARNING_RATE_DECAY,
+    staircase=True,
+  )
+  return ProximalSGD(schedule, l1_penalty=config.l1_penalty, penalties=gamma_penalties, name="optimizer")
+
+
+def _train_steps(config, state, optimizer, examples, gamma_penalties):
+  """Makes the function that trains some steps and returns the figures of the last of them."""
+  examples = input_pipeline.Examples(*map(tf.constant, examples))
+  variables = state.model.trainable_variables
+  kernels = [variable for variable in variables if variable.name == "kernel"]
+  # Another order of examples in each stage, with one and the same seed.
+  seed = (config.checkpoint_version << 32) + config.seed
+
+  def train_step():
+    images, labels = input_pipeline.batch(examples, seed, state.step, config.batch_size)
+    with tf.GradientTape() as tape:
+      logits = state.model(images, training=True)
+      cross_entropy = tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+      )
+      decay = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in kernels])
+      loss = cross_entropy + config.weight_decay * decay
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    optimizer.apply(gradients, variables)
+    update_averages(state.averages, variables, state.step)
+    state.step.assign_add(1)
+    return loss, cross_entropy
+
+  @tf.function
+  def train_steps(count):
+    loss = cross_entropy = tf.constant(0.0)
+    for _ in tf.range(count):
+      loss, cross_entropy = train_step()
+      if not tf.math.is_finite(loss):
+        break
+    return {
+      "loss": loss,
+      "cross_entropy": cross_entropy,
+      "group_lasso": group_lasso(state.model, gamma_penalties),
+      "fake_sparsity": fake_sparsity(state.model, gamma_penalties),
+      "learning_rate": optimizer.learning_rate,
+    }
+
+  return lambda count: train_steps(tf.constant(count))
+
+
+def update_averages(averages, variables, step):
+  """Moves averages towards variables, with the decay min(0.999, (1 + step) / (10 + step)).
+
+  Args:
+    averages: list of variables, each of which becomes decay * average + (1 - decay) * variable.
+    variables: list of as many variables.
+    step: how many steps were done before this one, an integer scalar.
+  """
+  step = tf.cast(step, tf.float32)
+  decay = tf.minimum(AVERAGE_DECAY, (1 + step) / (10 + step))
+  for average, variable in zip(averages, variables):
+    average.assign_sub((1 - decay) * (average - tf.convert_to_tensor(variable)))
+
+
+@contextlib.contextmanager
+def _caught_signals():
+  """Puts the number of a first SIGINT or SIGTERM into the list that it yields; a second one acts as usual."""
+  caught, handlers = [], {}
+
+  def restore_handlers():
+    for signum, handler in handlers.items():
+      signal.signal(signum, handler)
+
+  def catch(signum, _):
+    caught.append(signum)
+    restore_handlers()
+
+  with contextlib.suppress(ValueError):  # Only the main thread can catch signals.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+      handlers[signum] = signal.signal(signum, catch)
+  try:
+    yield caught
+  finally:
+    restore_handlers()
+
+
+def _squeeze_into(next_directory, run, examples, exact):
+  """Writes the next version; returns how the stage ended, for `stage.json`."""
+  network = checkpoints.averaged_model(run.state)
+  smaller, report = squeeze(network, exact=exact)
+  images = input_pipeline.standardize(examples.images[:SELF_CHECK_IMAGES])
+  full, squeezed = (keras.ops.convert_to_numpy(model(images)) for model in (network, smaller))
+  difference = float(np.abs(full - squeezed).max())
+  agreeing = int((full.argmax(axis=1) == squeezed.argmax(axis=1)).sum())
+  print(
+    f"squeezed {report.parameters_before} parameters to {report.parameters_after}; on {len(images)} training "
+    f"images logits differ by {difference:.2g} at most and {agreeing} predictions agree."
+  )
+  checkpoints.replace_version(next_directory, smaller)
+  print(f"{next_directory / checkpoints.MODEL_FILE} is written.")
+  return {
+    "step": run.step,
+    "exact": exact,
+    "self_check": {"images": len(images), "largest_difference": difference, "agreeing": agreeing},
+    "report": dataclasses.asdict(report),
+  }
