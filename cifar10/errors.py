@@ -17,6 +17,6 @@ class Interrupted(Exception):
     signum: number of the signal.
   """
 
-  def __init__(self, signum):
-    super().__init__(f"interrupted by {signal.Signals(signum).name}")
+  def __init__(self, signum, message):
+    super().__init__(f"{signal.Signals(signum).name}: {message}.")
     self.signum = signum

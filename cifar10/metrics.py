@@ -3,6 +3,7 @@
 import csv
 import math
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -53,7 +54,7 @@ class Metrics:
     with open(self._csv, "a") as file:
       file.write(_line(row) + "\n")
     if row["step"] % self._gamma_interval == 0:
-      self._gammas[row["step"]] = {path: np.array(gamma) for path, gamma in gammas.items()}
+      self._gammas[row["step"]] = {path: keras.ops.convert_to_numpy(gamma) for path, gamma in gammas.items()}
     with self._events.as_default(row["step"]):
       for name in COLUMNS[2:]:
         tf.summary.scalar(name, row[name])

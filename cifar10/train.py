@@ -140,7 +140,7 @@ class _Run:
         count = min(steps_per_call, to_log, config.max_steps - self.step)
         figures = {name: float(value) for name, value in self.train_steps(count).items()}
         if not math.isfinite(figures["loss"]):
-          raise UserError(self._not_finite(figures["loss"]))
+          raise self._not_finite("loss", int(self.state.step) - 1)
         self.step += count
         bar.update(count)
         now = time.monotonic()
@@ -152,7 +152,7 @@ class _Run:
           self._save()
           last_save = time.monotonic()
         if caught:
-          raise Interrupted(caught[0])
+          raise Interrupted(caught[0], f"step {self.step} is saved in {self.directory}; run again to go on")
 
   def write_stage(self, finished=None):
     """Records settings, progress and, once squeezed, how the stage ended."""
@@ -185,16 +185,16 @@ class _Run:
   def _save(self):
     for variable in self.state.model.variables:
       if not np.isfinite(variable.numpy()).all():
-        raise UserError(self._not_finite(f"finite, but not {variable.path}"))
+        raise self._not_finite(variable.path, self.step - 1)
     self.manager.save(checkpoint_number=self.step)
     self.metrics.save()
     self.write_stage()
 
-  def _not_finite(self, loss):
-    saved = self.manager.latest_checkpoint or "none"
-    return (
-      f"The loss is {loss} after step {int(self.state.step) - 1}; the newest training checkpoint, {saved}, stays "
-      f"as it is: try a --learning_rate below {self.config.learning_rate}."
+  def _not_finite(self, what, step):
+    saved = self.manager.latest_checkpoint
+    return UserError(
+      f"{what} is not finite after step {step}; {f'{saved} stays as it is' if saved else 'nothing was saved'}: "
+      f"try a --learning_rate below {self.config.learning_rate}."
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 
 from absl import flags
@@ -52,7 +53,7 @@ def run(program, function, config):
   except Interrupted as interrupted:
     return _complain(program, interrupted, 128 + interrupted.signum)
   except KeyboardInterrupt:
-    return _complain(program, "interrupted", 130)
+    return _complain(program, "interrupted.", 128 + signal.SIGINT)
   return 0
 
 

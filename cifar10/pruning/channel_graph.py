@@ -149,7 +149,7 @@ class Rule:
 
   def applies(self, node):
     """Whether the rule holds for this call; else the layer is a wall."""
-    return True
+    return getattr(node.operation, "data_format", "channels_last") == "channels_last"
 
   def constant(self, layer, constant):
     """The constants after the layer, from those before it."""
@@ -260,9 +260,8 @@ class Mixer(Rule):
 
   def applies(self, node):
     layer = node.operation
-    channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
     quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-    return channels_last and getattr(layer, "groups", 1) == 1 and not quantized
+    return super().applies(node) and getattr(layer, "groups", 1) == 1 and not quantized
 
   def forward(self, graph, node):
     layer = node.operation
@@ -332,7 +331,7 @@ class Flatten(Rule):
   """(height, width, channels) in one row: every channel once for each pixel."""
 
   def applies(self, node):
-    return node.operation.data_format == "channels_last" and None not in node.outputs[0].shape[1:]
+    return super().applies(node) and None not in node.outputs[0].shape[1:]
 
   def forward(self, graph, node):
     channels = graph.of(node.input_tensors[0])
@@ -364,7 +363,9 @@ def _apply(function, constant):
 
 
 def _is_coupled(layer):
-  return getattr(layer.activation, "__name__", None) in COUPLED_ACTIVATIONS
+  """Whether the layer's activation mixes channels, or might, being none that Keras knows."""
+  name = getattr(layer.activation, "__name__", "")
+  return name in COUPLED_ACTIVATIONS or not hasattr(keras.activations, name)
 
 
 def _batch_norm_weights(layer):

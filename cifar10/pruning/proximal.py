@@ -49,12 +49,12 @@ class ProximalSGD(keras.optimizers.SGD):
     """Pairs the penalties with the variables; see `keras.optimizers.Optimizer.build`."""
     if self.built:
       return
-    super().build(variables)
-    # update_step may get a backend's variable, which has no path: so the pairs are made by index.
-    self._penalty_by_index = [self.penalties.get(variable.path, 0.0) for variable in variables]
     unknown = set(self.penalties) - {variable.path for variable in variables}
     if unknown:
       raise ValueError(f"penalties names {sorted(unknown)}, which are not among the trained variables")
+    super().build(variables)
+    # update_step may get a backend's variable, which has no path: so the pairs are made by index.
+    self._penalty_by_index = [self.penalties.get(variable.path, 0.0) for variable in variables]
 
   def update_step(self, gradient, variable, learning_rate):
     """The gradient step for one variable, then its threshold."""

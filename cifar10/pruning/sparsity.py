@@ -33,13 +33,13 @@ def penalties(model, num_pixels=None):
   Raises:
     ValueError: `model` is not functional, or `num_pixels` is needed and not given, or is not positive.
   """
+  graph = ChannelGraph(model)
   if num_pixels is None:
     num_pixels = _num_pixels(model)
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   if any(None in tensor.shape[1:-1] for tensor in model.inputs):
-    model = _with_fixed_size(model, num_pixels)
-  graph = ChannelGraph(model)
+    graph = ChannelGraph(_with_fixed_size(model, num_pixels))
   result = {}
   for node in graph.nodes:
     if isinstance(node.operation, keras.layers.BatchNormalization) and node.operation.scale:

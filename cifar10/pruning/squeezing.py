@@ -33,6 +33,11 @@ class LayerReport:
   removed: int
   kept_though_dead: dict
 
+  def is_lost(self):
+    """Whether all channels are dead, and some stay only because a layer cannot be without."""
+    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "padding", "width"))
+    return own == self.channels - self.removed
+
 
 @dataclasses.dataclass
 class SqueezeReport:
@@ -71,17 +76,21 @@ def squeeze(model, exact=True, multiple_of=1):
   """
   if multiple_of < 1:
     raise ValueError(f"multiple_of is {multiple_of}; it is a whole number of 1 or more")
-  graph = ChannelGraph(model)
-  plan = _plan(graph, exact, multiple_of)
-  smaller = _rebuild(model, graph, plan)
+  smaller, layers = _squeeze_once(model, exact, multiple_of)
+  found = layers
+  while any(layer.removed for layer in found.values()):
+    # What read folded constants alone may be constant now.
+    smaller, found = _squeeze_once(smaller, exact, multiple_of)
+    layers = {name: _merged(layer, found[name]) for name, layer in layers.items()}
+  for name, layer in layers.items():
+    if layer.is_lost():
+      logging.warning("all channels of layer %s are dead; it keeps one", name)
   report = SqueezeReport(
     parameters_before=model.count_params(),
     parameters_after=smaller.count_params(),
     multiply_adds_before=multiply_adds(model),
     multiply_adds_after=multiply_adds(smaller),
-    layers={
-      node.operation.name: _layer_report(graph, plan, node) for node in graph.mixing_nodes()
-    },
+    layers=layers,
   )
   return smaller, report
 
@@ -98,6 +107,19 @@ def multiply_adds(model):
       return None
     total += math.prod(sizes) * math.prod(node.operation.kernel.shape)
   return total
+
+
+def _squeeze_once(model, exact, multiple_of):
+  graph = ChannelGraph(model)
+  plan = _plan(graph, exact, multiple_of)
+  layers = {
+    node.operation.name: _layer_report(graph, plan, node) for node in graph.mixing_nodes()
+  }
+  return _rebuild(model, graph, plan), layers
+
+
+def _merged(first, then):
+  return LayerReport(first.channels, first.removed + then.removed, then.kept_though_dead)
 
 
 @dataclasses.dataclass
@@ -177,10 +199,10 @@ def _siblings(graph, ids):
 
 
 def _choose_carrier(plan, siblings, padded):
-  """Keeps the one with the largest constant, to stand for the others wherever they are read."""
+  """Keeps the one that most layers read, with the largest constant, to stand for the others there."""
   if not siblings:
     return
-  carrier = max(siblings, key=lambda channel: max(abs(c) for c in padded[channel].values()))
+  carrier = max(siblings, key=lambda c: (len(padded[c]), max(map(abs, padded[c].values()))))
   plan.keep(carrier, "carrier")
   for channel in siblings:
     if channel != carrier and padded[channel].keys() <= padded[carrier].keys():
@@ -193,9 +215,6 @@ def _fill_widths(graph, plan, multiple_of):
   for node in graph.mixing_nodes():
     channels = graph.of(node.outputs[0])
     kept = plan.kept(channels)
-    alive = [channel for channel in channels.ids[kept].tolist() if channel not in plan.reasons]
-    if not alive:
-      logging.warning("all channels of layer %s are dead; it keeps one", node.operation.name)
     width = min(max(1, math.ceil(kept.sum() / multiple_of)) * multiple_of, len(kept))
     for channel in channels.ids[~kept][: width - kept.sum()].tolist():
       plan.keep(channel, "width")
@@ -228,11 +247,13 @@ def _rebuild(model, graph, plan):
     return type(layer).from_config({**layer.get_config(), **configs[layer.name]})
 
   smaller = keras.models.clone_model(model, clone_function=clone)
-  for layer in smaller.layers:
-    for name, array in weights[layer.name].items():
-      getattr(layer, name).assign(array)
-    if not weights[layer.name]:
-      layer.set_weights(model.get_layer(layer.name).get_weights())
+  for layer in model.layers:
+    if layer.weights:
+      copy = smaller.get_layer(layer.name)
+      for name, array in weights[layer.name].items():
+        getattr(copy, name).assign(array)
+      if not weights[layer.name]:
+        copy.set_weights(layer.get_weights())
   return smaller
 
 

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Reproduces the experiment: ./scripts/reproduce.sh [resnet20|cnn4] [further flags of cifar10-train].
+# All three stages with the schedule of the paper's own program, an evaluation after each, and a table. Stops at
+# the first failure; run again, it goes on where it stopped. Environment variables: STAGE1_STEPS, STAGE2_STEPS,
+# STAGE3_STEPS, STAGE1_PENALTY, STAGE2_PENALTY, STAGE3_LEARNING_RATE, CIFAR10_DATA_DIR, TRAIN_DIR, DATASET.
+case "${1:-}" in
+  resnet20 | cnn4) export MODEL="$1"; shift ;;
+  "" | --*) ;;
+  *) echo "usage: ./scripts/reproduce.sh [resnet20|cnn4] [further flags of cifar10-train]" >&2; exit 2 ;;
+esac
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+scripts/stage1_warm_up.sh "$@"
+evaluate 0
+evaluate 1
+scripts/stage2_sparsify.sh "$@"
+evaluate 2
+scripts/stage3_fine_tune.sh "$@"
+evaluate 3
+python scripts/table.py "$TRAIN_DIR"

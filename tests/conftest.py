@@ -1,0 +1,37 @@
+import keras
+import pytest
+from keras import layers
+
+from cifar10 import input_pipeline
+
+
+def build_tiny_network(name="cnn4"):
+  images = keras.Input((32, 32, 3), name="images")
+  x = layers.Conv2D(4, 5, strides=4, padding="same", use_bias=False, name="conv1")(images)
+  x = layers.BatchNormalization(momentum=0.999, name="conv1_bn")(x)
+  x = layers.ReLU(name="conv1_relu")(x)
+  x = layers.Conv2D(10, 8, use_bias=False, name="softmax_linear")(x)
+  x = layers.BatchNormalization(momentum=0.999, name="softmax_linear_bn")(x)
+  return keras.Model(images, layers.Flatten(name="logits")(x), name=name)
+
+
+@pytest.fixture
+def tiny_network():
+  """A network that trains in no time; it has one gated gamma of 4 channels, conv1_bn's."""
+  return build_tiny_network()
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+  """The built-in data set by split."""
+  return {split: input_pipeline.load("synthetic", split) for split in ("train", "test")}
+
+
+@pytest.fixture
+def tiny_world(monkeypatch, synthetic):
+  """resnet20 and cnn4 are the tiny network, and the synthetic data is at hand."""
+  from cifar10.models import MODELS
+
+  for name in list(MODELS):
+    monkeypatch.setitem(MODELS, name, lambda name=name: build_tiny_network(name))
+  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])

@@ -1,0 +1,54 @@
+"""What the tests of pruning share."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def float64():
+  """Models built in the test compute in float64, so that equal means equal to 1e-9."""
+  floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+  keras.config.set_floatx("float64")
+  keras.config.set_dtype_policy("float64")
+  yield
+  keras.config.set_floatx(floatx)
+  keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def randomize():
+  """A function that gives a model random weights, no gamma near 0, and returns the model."""
+
+  def draw(rng, variable):
+    if variable.name == "kernel":
+      return rng.normal(size=variable.shape) / np.sqrt(np.prod(variable.shape[:-1]))
+    if variable.name == "gamma":
+      return rng.uniform(0.5, 1.5, variable.shape) * rng.choice([-1, 1], variable.shape)
+    if variable.name == "moving_variance":
+      return rng.uniform(0.5, 1.5, variable.shape)
+    return rng.normal(size=variable.shape) * 0.5
+
+  def randomize(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+      variable.assign(draw(rng, variable))
+    return model
+
+  return randomize
+
+
+@pytest.fixture
+def shut():
+  """A function that sets gammas of a layer to 0, and their betas if given."""
+
+  def shut(model, name, channels, beta=None):
+    layer = model.get_layer(name)
+    gamma, betas = layer.gamma.numpy(), layer.beta.numpy()
+    gamma[channels] = 0
+    if beta is not None:
+      betas[channels] = beta
+    layer.gamma.assign(gamma)
+    layer.beta.assign(betas)
+
+  return shut

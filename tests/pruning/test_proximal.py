@@ -1,0 +1,175 @@
+"""Tests of cifar10.pruning.proximal, against the update rule in numpy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar10.pruning import ProximalSGD, penalties
+from cifar10.pruning.proximal import soft_threshold
+
+
+class Gammas:
+  """Three variables, two of them gated, with gradients that differ at every step."""
+
+  def __init__(self):
+    rng = np.random.default_rng(0)
+    self.start = {name: rng.uniform(-1, 1, 8).astype("float32") for name in ("a", "free", "b")}
+    self.variables = [keras.Variable(value, name=name) for name, value in self.start.items()]
+    self.penalties = {"a": 2.0, "b": 0.5}
+    self.gradients = rng.normal(size=(5, 3, 8)).astype("float32")
+
+  def apply(self, optimizer, compiled=False):
+    optimizer.build(self.variables)
+
+    def step(gradients):
+      optimizer.apply(gradients, self.variables)
+
+    step = tf.function(step) if compiled else step
+    for gradients in self.gradients:
+      step([tf.constant(gradient) for gradient in gradients])
+
+  def expected(self, learning_rate, l1_penalty):
+    """The variables after all steps; `learning_rate` is a function of the step."""
+    values = {name: value.astype("float64") for name, value in self.start.items()}
+    for step, gradients in enumerate(self.gradients):
+      for name, gradient in zip(values, gradients):
+        threshold = learning_rate(step) * l1_penalty * self.penalties.get(name, 0)
+        value = values[name] - learning_rate(step) * gradient
+        values[name] = np.sign(value) * np.maximum(abs(value) - threshold, 0)
+    return values
+
+  def assert_at(self, expected):
+    for variable in self.variables:
+      np.testing.assert_allclose(variable, expected[variable.path], rtol=1e-5, atol=1e-6)
+      np.testing.assert_array_equal(variable.numpy() == 0, expected[variable.path] == 0)
+
+
+def test_soft_threshold_moves_to_0_and_stops_there():
+  x = np.array([-2, -0.5, -0.25, 0, 0.125, 0.5, 0.75], "float32")
+  result = soft_threshold(x, 0.5)
+  np.testing.assert_array_equal(result, np.array([-1.5, 0, 0, 0, 0, 0, 0.25], "float32"))
+
+
+def test_soft_threshold_of_0_changes_nothing():
+  x = np.random.default_rng(0).normal(size=100).astype("float32")
+  np.testing.assert_array_equal(soft_threshold(x, 0.0), x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_is_a_gradient_step_and_a_threshold(compiled):
+  gammas = Gammas()
+  gammas.apply(ProximalSGD(0.1, l1_penalty=1.5, penalties=gammas.penalties), compiled)
+  expected = gammas.expected(lambda step: 0.1, 1.5)
+  assert (expected["a"] == 0).any()
+  assert not (expected["free"] == 0).any()
+  gammas.assert_at(expected)
+
+
+def test_the_threshold_follows_the_learning_rate():
+  gammas = Gammas()
+  schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.2, 0.1, 0.01])
+  gammas.apply(ProximalSGD(schedule, l1_penalty=1.5, penalties=gammas.penalties))
+  gammas.assert_at(gammas.expected(lambda step: [0.2, 0.2, 0.1, 0.1, 0.01][step], 1.5))
+
+
+def test_an_assigned_learning_rate_scales_the_threshold():
+  variable = keras.Variable(np.ones(1, "float32"), name="a")
+  optimizer = ProximalSGD(0.1, l1_penalty=1.0, penalties={"a": 2.0})
+  optimizer.learning_rate = 0.25
+  optimizer.apply([tf.zeros(1)], [variable])
+  np.testing.assert_allclose(variable, [0.5], rtol=1e-6)
+
+
+def test_without_penalty_it_is_plain_sgd_and_zeros_come_back():
+  ours, theirs = Gammas(), Gammas()
+  for gammas in (ours, theirs):
+    gammas.variables[0].assign(np.zeros(8))
+  ours.apply(ProximalSGD(0.1, l1_penalty=0.0, penalties=ours.penalties))
+  theirs.apply(keras.optimizers.SGD(0.1))
+  for one, other in zip(ours.variables, theirs.variables):
+    np.testing.assert_array_equal(one, other)
+  assert (ours.variables[0].numpy() != 0).all()
+
+
+def test_a_penalty_of_0_leaves_that_gamma_to_plain_sgd():
+  gammas = Gammas()
+  gammas.penalties["b"] = 0.0
+  gammas.apply(ProximalSGD(0.1, l1_penalty=1.5, penalties=gammas.penalties))
+  gammas.assert_at(gammas.expected(lambda step: 0.1, 1.5))
+
+
+def test_the_gradient_step_may_have_momentum():
+  ours, theirs = Gammas(), Gammas()
+  ours.apply(ProximalSGD(0.1, l1_penalty=1.5, penalties=ours.penalties, momentum=0.9))
+  theirs.apply(keras.optimizers.SGD(0.1, momentum=0.9))
+  np.testing.assert_array_equal(ours.variables[1], theirs.variables[1])
+  assert (ours.variables[0].numpy() == 0).any()
+
+
+def test_later_changes_to_the_dict_do_not_reach_the_optimizer():
+  gammas = Gammas()
+  optimizer = ProximalSGD(0.1, l1_penalty=1.5, penalties=gammas.penalties)
+  expected = gammas.expected(lambda step: 0.1, 1.5)
+  gammas.penalties["a"] = 1000.0
+  gammas.apply(optimizer)
+  gammas.assert_at(expected)
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_config_round_trips(decay):
+  gammas, copied = Gammas(), Gammas()
+  rate = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5) if decay else 0.1
+  optimizer = ProximalSGD(rate, l1_penalty=1.5, penalties=gammas.penalties, momentum=0.5)
+  copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+  assert type(copy) is ProximalSGD
+  assert copy.get_config() == optimizer.get_config()
+  assert ProximalSGD.from_config(optimizer.get_config()).get_config() == optimizer.get_config()
+  gammas.apply(optimizer)
+  copied.apply(copy)
+  for one, other in zip(gammas.variables, copied.variables):
+    np.testing.assert_array_equal(one, other)
+
+
+def small_model():
+  images = keras.Input((6, 6, 2), name="images")
+  x = keras.layers.Conv2D(5, 3, use_bias=False, name="a")(images)
+  x = keras.layers.BatchNormalization(name="a_bn")(x)
+  x = keras.layers.ReLU(name="a_relu")(x)
+  x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+  return keras.Model(images, keras.layers.Dense(3, name="logits")(x))
+
+
+def test_works_in_fit(tmp_path):
+  model = small_model()
+  assert list(penalties(model)) == ["a_bn/gamma"]
+  optimizer = ProximalSGD(0.01, l1_penalty=10.0, penalties=penalties(model))
+  model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(64, 6, 6, 2)).astype("float32")
+  kernel = model.get_layer("a").kernel.numpy()
+  model.fit(images, rng.integers(0, 3, 64), batch_size=16, epochs=1, verbose=0)
+  assert 0 < model.get_layer("a_bn").gamma.numpy().max() < 1
+  model.fit(images, rng.integers(0, 3, 64), batch_size=16, epochs=9, verbose=0)
+  np.testing.assert_array_equal(model.get_layer("a_bn").gamma, np.zeros(5))
+  assert (model.get_layer("a").kernel.numpy() != kernel).any()
+  model.save(tmp_path / "model.keras")
+  loaded = keras.saving.load_model(tmp_path / "model.keras")
+  assert loaded.optimizer.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
+def test_bad_values_are_named(value):
+  with pytest.raises(ValueError, match=f"l1_penalty is {value}"):
+    ProximalSGD(0.1, l1_penalty=value, penalties={"a": 1.0})
+  with pytest.raises(ValueError, match=f"a_bn/gamma is {value}"):
+    ProximalSGD(0.1, l1_penalty=1.0, penalties={"a_bn/gamma": value})
+
+
+def test_a_path_that_no_variable_bears_is_an_error_every_time():
+  variables = [keras.Variable(np.ones(3, "float32"), name="a")]
+  optimizer = ProximalSGD(0.1, l1_penalty=1.0, penalties={"a": 1.0, "lost/gamma": 1.0})
+  for _ in range(2):
+    with pytest.raises(ValueError, match="lost/gamma"):
+      optimizer.apply([tf.zeros(3)], variables)
+  np.testing.assert_array_equal(variables[0], np.ones(3))

@@ -1,0 +1,162 @@
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cifar10.checkpoints import load_network
+from cifar10.cli import command, evaluate, train
+from cifar10.config import EvalConfig, TrainConfig
+from cifar10.errors import Interrupted, UserError
+from cifar10.input_pipeline import DATASETS
+from cifar10.models import MODELS
+
+COMMANDS = [(train, "cifar10-train", TrainConfig), (evaluate, "cifar10-eval", EvalConfig)]
+
+
+def run(*arguments, **options):
+  program = [sys.executable, "-m", *arguments]
+  return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
+def test_help_lists_every_flag_with_its_default(module, name, config, capsys):
+  with pytest.raises(SystemExit) as end:
+    module.main([name, "--help"])
+  assert end.value.code == 0
+  text = " ".join(capsys.readouterr().out.split())
+  for field in dataclasses.fields(config):
+    listed = text.partition(f"--{field.name}:")[2] or text.partition(f"--[no]{field.name}:")[2]
+    assert listed, field.name
+    if field.default is not None:
+      shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+      number = f"'{float(shown)}'" if isinstance(shown, (int, float)) else None
+      default = listed.partition(" (default: ")[2].partition(")")[0]
+      assert default in (f"'{shown}'", number), field.name
+
+
+@pytest.mark.parametrize("module", ["cifar10.cli.train", "cifar10.cli.evaluate"])
+def test_help_needs_no_tensorflow(module):
+  check = (
+    f"import sys, {module} as m\n"
+    "try: m.main(['program', '--help'])\n"
+    "except SystemExit as end: assert not end.code\n"
+    "sys.exit(any(name.startswith(('tensorflow', 'keras', 'numpy')) for name in sys.modules))"
+  )
+  assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
+def test_flags_and_settings_are_the_same(module, name, config):
+  flags = set(module.flag_values()) - {"help"}
+  assert flags == {field.name for field in dataclasses.fields(config)}
+
+
+@pytest.mark.parametrize("module", [train, evaluate])
+def test_choices_are_those_of_the_program(module):
+  flags = module.flag_values()
+  assert flags["model"].parser.enum_values == list(MODELS)
+  assert flags["dataset"].parser.enum_values == list(DATASETS)
+
+
+@pytest.mark.parametrize(
+  ("module", "argument", "sentence"),
+  [
+    (train, "stray", "stray argument 'stray'"),
+    (train, "--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
+    (train, "--learning_rate=nan", "--learning_rate=nan: expected a number above 0"),
+    (train, "--learning_rate=0", "--learning_rate=0.0: expected a number above 0"),
+    (train, "--l1_penalty=-1", "--l1_penalty=-1.0: expected a number from 0"),
+    (train, "--l1_penalty=inf", "--l1_penalty=inf: expected a number from 0"),
+    (train, "--max_steps=0", "--max_steps=0: expected a whole number from 1"),
+    (train, "--max_steps=two", "--max_steps=two"),
+    (train, "--batch_size=0", "--batch_size=0: expected a whole number from 1"),
+    (train, "--seed=-1", "--seed=-1: expected a whole number from 0 to 2147483647"),
+    (train, "--model=vgg", "should be one of <resnet20|cnn4>"),
+    (train, "--checkpoint_version=-1", "--checkpoint_version=-1: expected"),
+    (evaluate, "stray", "stray argument 'stray'"),
+    (evaluate, "--eval_data=both", "should be one of <test|train_eval>"),
+    (evaluate, "--checkpoint_iter=-2", "--checkpoint_iter=-2: expected a whole number from -1"),
+    (evaluate, "--num_examples=0", "--num_examples=0: expected a whole number from 1"),
+  ],
+)
+def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
+  with pytest.raises(SystemExit) as end:
+    module.main(["program", argument])
+  assert end.value.code == 2
+  output = capsys.readouterr()
+  assert sentence in output.err
+  assert output.err.startswith("program: ")
+  assert len(output.err.splitlines()) == 1
+  assert not output.out
+
+
+def test_flags_become_settings(monkeypatch):
+  seen = []
+  monkeypatch.setattr("cifar10.train.train", seen.append)
+  code = train.main(["cifar10-train", "--l1_penalty", "0.005", "--checkpoint_version=1", "--nosqueeze_model"])
+  assert code == 0
+  assert seen == [TrainConfig(l1_penalty=0.005, checkpoint_version=1, squeeze_model=False)]
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "sentence"),
+  [
+    (UserError("It is wrong."), 1, "p: It is wrong."),
+    (Interrupted(signal.SIGTERM, "saved"), 143, "p: SIGTERM: saved."),
+    (Interrupted(signal.SIGINT, "saved"), 130, "p: SIGINT: saved."),
+    (KeyboardInterrupt(), 130, "p: interrupted."),
+  ],
+)
+def test_errors_become_a_sentence_and_an_exit_code(error, code, sentence, capsys):
+  def fail(_):
+    raise error
+
+  assert command.run("/bin/p", fail, None) == code
+  assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_missing_version_ends_with_one_sentence(tmp_path):
+  result = run("cifar10.cli.evaluate", "--checkpoint_dir", str(tmp_path / "none"), "--dataset=synthetic")
+  assert result.returncode == 1
+  assert "none_1 does not exist" in result.stderr.splitlines()[-1]
+  assert "Traceback" not in result.stderr
+
+
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path):
+  """resnet20, 40 steps: uninterrupted, and killed at some step past 20."""
+
+  def arguments(name):
+    return [
+      "cifar10.cli.train", "--dataset=synthetic", "--batch_size=16", "--seed=5", "--max_steps=40",
+      "--l1_penalty=0.5", "--log_frequency=1", "--save_interval_secs=1e-9", f"--train_dir={tmp_path / name}",
+    ]  # fmt: skip
+
+  assert run(*arguments("whole")).returncode == 0
+  with subprocess.Popen([sys.executable, "-m", *arguments("killed")], stdout=subprocess.PIPE, text=True) as process:
+    for line in process.stdout:
+      if ": step 20," in line:
+        process.kill()
+  assert process.returncode == -signal.SIGKILL
+  assert not pathlib.Path(f"{tmp_path}/killed_1").exists()
+  resumed = run(*arguments("killed"))
+  assert resumed.returncode == 0
+  assert "resumed at step 2" in resumed.stdout
+  whole, killed = (load_network(tmp_path / name).get_weights() for name in ("whole_1", "killed_1"))
+  assert len(whole) == len(killed)
+  for one, other in zip(whole, killed):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_directory_with_a_space_in_its_name(tmp_path):
+  directory = tmp_path / "my runs" / "größer"
+  result = run(
+    "cifar10.cli.train", "--dataset=synthetic", "--batch_size=2", "--max_steps=1", "--train_dir", str(directory),
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  assert pathlib.Path(f"{directory}_1", "model.keras").exists()

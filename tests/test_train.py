@@ -1,0 +1,317 @@
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar10 import checkpoints
+from cifar10 import train as train_module
+from cifar10.config import TrainConfig
+from cifar10.errors import Interrupted, UserError
+from cifar10.metrics import read_gammas, read_metrics
+from cifar10.train import train, update_averages
+
+pytestmark = pytest.mark.usefixtures("tiny_world")
+
+
+@pytest.fixture
+def config(tmp_path):
+  return TrainConfig(
+    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
+    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
+  )
+
+
+def change(config, **settings):
+  return dataclasses.replace(config, **settings)
+
+
+def version(config, number):
+  return checkpoints.version_dir(config.train_dir, number)
+
+
+def contents(directory):
+  return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+def saved_weights(config, number):
+  return checkpoints.load_network(version(config, number)).get_weights()
+
+
+def assert_same_weights(ours, theirs):
+  assert len(ours) == len(theirs)
+  for one, other in zip(ours, theirs):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_three_stages_chain_and_shut_channels_go(config):
+  train(config)
+  train(change(config, checkpoint_version=1, model=None, l1_penalty=30.0))
+  train(change(config, checkpoint_version=2, model=None, l1_penalty=0.0))
+  first, second, third = (checkpoints.load_network(version(config, number)) for number in (1, 2, 3))
+  assert first.get_layer("conv1").filters == 4
+  assert second.get_layer("conv1").filters < 4
+  assert third.count_params() == second.count_params() < first.count_params()
+  report = checkpoints.read_stage(version(config, 1))["finished"]["report"]
+  assert report["parameters_before"] == first.count_params()
+  assert report["parameters_after"] == second.count_params()
+
+
+def test_console_lines_are_the_reference_s_to_the_character(config, capsys):
+  train(change(config, max_steps=12))
+  line = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}: step (\d+), loss = \d+\.\d\d, group lasso = \d+\.\d\d, "
+    r"fake sparsity = \d\.\d\d, \(\d+\.\d examples/sec; \d+\.\d{3} sec/batch\)"
+  )
+  output = capsys.readouterr().out.splitlines()
+  lines = [line.fullmatch(text) for text in output if ": step " in text]
+  assert [int(match[1]) for match in lines] == [0, 5, 10]
+
+
+def test_the_rate_is_that_since_the_last_line(config):
+  train(config)
+  rows = read_metrics(version(config, 0))
+  for before, row in zip(rows, rows[1:]):
+    seconds = row["seconds"] - before["seconds"]
+    assert row["examples_per_second"] == pytest.approx(5 * 8 / seconds, rel=1e-3)
+
+
+def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, tmp_path):
+  whole = change(config, train_dir=str(tmp_path / "whole"))
+  train(whole)
+  train(change(config, max_steps=9, squeeze_model=False))
+  train(config)
+  assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
+  ours, theirs = (read_metrics(version(c, 0)) for c in (config, whole))
+  for name in ("step", "loss", "cross_entropy", "group_lasso", "fake_sparsity", "learning_rate"):
+    assert [row[name] for row in ours] == [row[name] for row in theirs]
+
+
+def test_another_seed_gives_other_weights(config, tmp_path):
+  train(config)
+  other = change(config, train_dir=str(tmp_path / "other"), seed=4)
+  train(other)
+  assert (saved_weights(config, 1)[0] != saved_weights(other, 1)[0]).any()
+
+
+def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkeypatch):
+  seeds = []
+  batch = train_module.input_pipeline.batch
+  monkeypatch.setattr(
+    train_module.input_pipeline, "batch", lambda examples, seed, *rest: (seeds.append(seed), batch(examples, seed, *rest))[1]
+  )
+  train(config)
+  train(change(config, checkpoint_version=1))
+  assert len(set(seeds)) == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on_exactly_there(config, tmp_path, signum, monkeypatch):
+  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=3000, log_frequency=1000)
+  train(whole)
+  stopped = change(whole, train_dir=config.train_dir)
+  timer = threading.Timer(2.5, os.kill, (os.getpid(), signum))
+  handler = signal.getsignal(signum)
+  train_steps = train_module._train_steps
+
+  def start_timer(*args):
+    timer.start()
+    return train_steps(*args)
+
+  monkeypatch.setattr(train_module, "_train_steps", start_timer)
+  with pytest.raises(Interrupted) as interrupted:
+    train(stopped)
+  monkeypatch.setattr(train_module, "_train_steps", train_steps)
+  assert interrupted.value.signum == signum
+  assert signal.getsignal(signum) == handler
+  (step,) = checkpoints.checkpoint_steps(version(config, 0))
+  assert 0 < step < 3000
+  assert f"step {step} is saved" in str(interrupted.value)
+  assert not version(config, 1).exists()
+  train(stopped)
+  assert_same_weights(saved_weights(stopped, 1), saved_weights(whole, 1))
+
+
+def test_averages_follow_the_formula():
+  generator = np.random.default_rng(0)
+  variable = tf.Variable(generator.normal(size=5))
+  average = tf.Variable(variable)
+  expected = variable.numpy()
+  for step in [0, 1, 2, 3, 50, 8000, 9000, 10**6]:
+    variable.assign(generator.normal(size=5))
+    decay = min(0.999, (1 + step) / (10 + step))
+    expected = decay * expected + (1 - decay) * variable.numpy()
+    variable32, average32 = tf.Variable(variable.numpy().astype("f")), tf.Variable(average.numpy().astype("f"))
+    update_averages([average32], [variable32], tf.constant(step, tf.int64))
+    average.assign(average32.numpy().astype(float))
+    np.testing.assert_allclose(average.numpy(), expected, atol=1e-6)
+
+
+def test_averages_take_the_weights_after_gradient_step_and_threshold(config):
+  train(change(config, max_steps=1, squeeze_model=False, l1_penalty=1.0))
+  state = checkpoints.TrainingState(train_module.MODELS["cnn4"]())
+  keras.utils.set_random_seed(config.seed)
+  initial = train_module.MODELS["cnn4"]().get_layer("conv1_bn").gamma.numpy()
+  checkpoints.restore(version(config, 0), state, 1)
+  index = [v.path for v in state.model.trainable_variables].index("conv1_bn/gamma")
+  raw = state.model.trainable_variables[index].numpy()
+  assert (raw != initial).all()
+  np.testing.assert_allclose(state.averages[index].numpy(), 0.1 * initial + 0.9 * raw, rtol=1e-6)
+
+
+def test_weight_decay_is_half_the_sum_of_squared_kernels(config):
+  train(change(config, weight_decay=0.1, max_steps=1))
+  keras.utils.set_random_seed(config.seed)
+  kernels = [v.numpy() for v in train_module.MODELS["cnn4"]().trainable_variables if v.name == "kernel"]
+  (row,) = read_metrics(version(config, 0))
+  decay = 0.1 * sum((kernel.astype(float) ** 2).sum() for kernel in kernels) / 2
+  assert row["loss"] - row["cross_entropy"] == pytest.approx(decay, rel=1e-4)
+
+
+@pytest.mark.parametrize(("model", "weight_decay"), [("resnet20", 0.0005), ("cnn4", 0.0)])
+def test_the_default_weight_decay_is_the_model_s(config, model, weight_decay):
+  train(change(config, model=model, max_steps=1))
+  assert checkpoints.read_stage(version(config, 0))["flags"]["weight_decay"] == weight_decay
+
+
+def test_the_learning_rate_drops_to_a_tenth_after_350_epochs():
+  config = TrainConfig(learning_rate=0.1, batch_size=125)
+  schedule = train_module._optimizer(config, {}, 50000)._learning_rate
+  np.testing.assert_allclose([schedule(0), schedule(139999), schedule(140000)], [0.1, 0.1, 0.01], rtol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(config):
+  train(change(config, squeeze_model=False))
+  before = contents(version(config, 0))
+  with pytest.raises(UserError, match=r"not finite after step \d+; .*model.ckpt-20 stays as it is"):
+    train(change(config, max_steps=200, learning_rate=1e30))
+  after = contents(version(config, 0))
+  assert {name: after[name] for name in before if "ckpt" in name} == {
+    name: before[name] for name in before if "ckpt" in name
+  }
+  assert not version(config, 1).exists()
+  train(config)
+  assert version(config, 1).exists()
+
+
+def test_without_squeezing_there_is_no_next_version_and_squeezing_can_follow(config):
+  train(change(config, squeeze_model=False))
+  assert not version(config, 1).exists()
+  train(config)
+  assert checkpoints.read_stage(version(config, 0))["progress"]["step"] == 20
+  assert version(config, 1).exists()
+
+
+def test_a_finished_stage_says_so_and_changes_nothing(config, capsys):
+  train(config)
+  before = contents(version(config, 0)), contents(version(config, 1))
+  capsys.readouterr()
+  train(config)
+  assert "is finished: 20 steps are done" in capsys.readouterr().out
+  assert (contents(version(config, 0)), contents(version(config, 1))) == before
+
+
+def test_a_finished_stage_goes_on_with_more_steps_and_squeezes_again(config):
+  train(config)
+  before = saved_weights(config, 1)
+  train(change(config, max_steps=30))
+  assert checkpoints.read_stage(version(config, 0))["finished"]["step"] == 30
+  assert any((ours != theirs).any() for ours, theirs in zip(before, saved_weights(config, 1)))
+
+
+def test_a_next_version_with_progress_is_replaced_only_on_demand(config):
+  train(config)
+  train(change(config, checkpoint_version=1))
+  before = contents(version(config, 1))
+  with pytest.raises(UserError, match="has training progress.*--overwrite"):
+    train(change(config, max_steps=30))
+  assert contents(version(config, 1)) == before
+  assert checkpoints.checkpoint_steps(version(config, 0)) == [20]
+  train(change(config, max_steps=30, overwrite=True))
+  assert list(contents(version(config, 1))) == ["model.keras"]
+
+
+def test_a_missing_version_is_one_sentence(config):
+  with pytest.raises(UserError, match="run_2/model.keras does not exist: train --checkpoint_version 1"):
+    train(change(config, checkpoint_version=2))
+  assert not version(config, 2).exists()
+
+
+def test_another_model_than_the_version_s_is_refused(config):
+  train(config)
+  for number in (0, 1):
+    with pytest.raises(UserError, match="--model is resnet20, but .* was made with cnn4"):
+      train(change(config, checkpoint_version=number, model="resnet20", max_steps=30))
+  train(change(config, checkpoint_version=1, model=None))
+
+
+@pytest.mark.parametrize("flag", [{"seed": 4}, {"batch_size": 9}, {"weight_decay": 0.5}, {"dataset": "cifar10"}])
+def test_what_cannot_change_within_a_stage_is_refused(config, flag):
+  train(config)
+  with pytest.raises(UserError, match=f"--{next(iter(flag))} is"):
+    train(change(config, max_steps=30, **flag))
+
+
+def test_what_changes_within_a_stage_is_said(config, capsys):
+  train(config)
+  train(change(config, max_steps=30, learning_rate=0.02))
+  assert "--learning_rate was 0.01 and is now 0.02." in capsys.readouterr().out
+
+
+def test_a_foreign_directory_is_refused(config):
+  version(config, 0).mkdir()
+  (version(config, 0) / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="written by something else"):
+    train(config)
+  assert list(contents(version(config, 0))) == ["notes.txt"]
+
+
+def test_a_foreign_next_version_is_refused_before_training(config):
+  version(config, 1).mkdir()
+  (version(config, 1) / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="written by something else"):
+    train(change(config, overwrite=True))
+  assert not version(config, 0).exists()
+
+
+def test_a_drawn_seed_is_recorded_and_kept(config, capsys):
+  train(change(config, seed=None, squeeze_model=False))
+  seed = checkpoints.read_stage(version(config, 0))["flags"]["seed"]
+  assert f"seed {seed}" in capsys.readouterr().out
+  train(change(config, seed=None, max_steps=30, squeeze_model=False))
+  assert checkpoints.read_stage(version(config, 0))["flags"]["seed"] == seed
+
+
+def test_the_stage_records_its_flags_and_the_self_check(config, capsys):
+  train(config)
+  stage = checkpoints.read_stage(version(config, 0))
+  assert stage["flags"] == {**dataclasses.asdict(config), "weight_decay": 0.0}
+  assert stage["progress"]["step"] == 20
+  assert stage["finished"]["self_check"] == {"images": 1000, "largest_difference": 0.0, "agreeing": 1000}
+  assert "logits differ by 0 at most and 1000 predictions agree" in capsys.readouterr().out
+  json.dumps(stage)
+
+
+def test_metrics_gammas_and_events_are_recorded(config):
+  train(change(config, l1_penalty=1.0))
+  rows = read_metrics(version(config, 0))
+  assert [row["step"] for row in rows] == [0, 5, 10, 15]
+  assert [row["learning_rate"] for row in rows] == pytest.approx([0.01] * 4)
+  gammas = read_gammas(version(config, 0))
+  assert list(gammas) == [0, 5, 10, 15]
+  penalty = checkpoints.read_stage(version(config, 0))["penalties"]["conv1_bn/gamma"]
+  for row in rows:
+    assert row["group_lasso"] == pytest.approx(penalty * abs(gammas[row["step"]]["conv1_bn/gamma"]).sum(), rel=1e-5)
+  assert any("tfevents" in name for name in contents(version(config, 0)))
+
+
+def test_checkpoints_are_saved_every_so_often(config):
+  train(change(config, save_interval_secs=1e-9, max_steps=8, log_frequency=1))
+  assert checkpoints.checkpoint_steps(version(config, 0)) == [4, 5, 6, 7, 8]
