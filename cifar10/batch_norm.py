@@ -26,9 +26,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     )
     if training:
       self.moving_mean.value.assign_sub((1 - self.momentum) * (self.moving_mean.value - mean))
-      self.moving_variance.value.assign_sub(
-        (1 - self.momentum) * (self.moving_variance.value - variance)
-      )
+      self.moving_variance.value.assign_sub((1 - self.momentum) * (self.moving_variance.value - variance))
     return outputs
 
 

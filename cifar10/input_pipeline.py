@@ -23,7 +23,16 @@ from cifar10.errors import UserError
 IMAGE_SHAPE = (32, 32, 3)
 NUM_CLASSES = 10
 CLASS_NAMES = (
-  "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+  "airplane",
+  "automobile",
+  "bird",
+  "cat",
+  "deer",
+  "dog",
+  "frog",
+  "horse",
+  "ship",
+  "truck",
 )
 DATASETS = ("cifar10", "synthetic")
 
@@ -117,9 +126,7 @@ def _read_records(path):
     raise UserError(f"{path} is missing; put all six published .bin files in {path.parent}.")
   size = path.stat().st_size
   if size != _FILE_BYTES:
-    raise UserError(
-      f"{path} has {size} bytes instead of {_FILE_BYTES}; replace it by the published file."
-    )
+    raise UserError(f"{path} has {size} bytes instead of {_FILE_BYTES}; replace it by the published file.")
   records = np.fromfile(path, np.uint8).reshape(_RECORDS_PER_FILE, _RECORD_BYTES)
   wrong = np.flatnonzero(records[:, 0] >= NUM_CLASSES)
   if wrong.size:
@@ -177,8 +184,7 @@ def _download(data_dir):
     builder.download_and_prepare(download_config=config)
   except Exception as error:  # The network, the disk, the archive: any of many types.
     raise UserError(
-      f"downloading CIFAR-10 from {url} to {data_dir} failed ({_first_line(error)}); try again, or"
-      f" {advice}"
+      f"downloading CIFAR-10 from {url} to {data_dir} failed ({_first_line(error)}); try again, or {advice}"
     ) from error
   return pathlib.Path(builder.data_dir)
 

@@ -43,9 +43,7 @@ class Metrics:
       for row in rows:
         file.write((_line(row) + "\n").encode())
     self._gammas = {
-      at: gammas
-      for at, gammas in read_gammas(directory).items()
-      if at < step and at % self._gamma_interval == 0
+      at: gammas for at, gammas in read_gammas(directory).items() if at < step and at % self._gamma_interval == 0
     }
     self._events = tf.summary.create_file_writer(str(directory))
 

@@ -221,9 +221,7 @@ def _train_steps(config, state, optimizer, examples, gamma_penalties):
     images, labels = input_pipeline.batch(examples, seed, state.step, config.batch_size)
     with tf.GradientTape() as tape:
       logits = state.model(images, training=True)
-      cross_entropy = tf.reduce_mean(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-      )
+      cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
       decay = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in kernels])
       loss = cross_entropy + config.weight_decay * decay
     gradients = tape.gradient(loss, [variable.value for variable in variables])

@@ -1,6 +1,6 @@
 """Prints the newest recorded evaluation of each checkpoint version, and checks what was asked for.
 
-    python scripts/table.py TRAIN_DIR [--min_reduction 0.2] [--min_precision 0.9]
+python scripts/table.py TRAIN_DIR [--min_reduction 0.2] [--min_precision 0.9]
 """
 
 import argparse
@@ -22,8 +22,7 @@ def main():
   for version, row in rows.items():
     if row:
       print(
-        f"| {version} | {row['parameters']:,} | {row['multiply_adds']:,} "
-        f"| {row['precision']:.4f} | {row['loss']:.4f} |"
+        f"| {version} | {row['parameters']:,} | {row['multiply_adds']:,} | {row['precision']:.4f} | {row['loss']:.4f} |"
       )
   sys.exit(failures(rows, arguments.min_reduction, arguments.min_precision))
 

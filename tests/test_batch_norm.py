@@ -21,9 +21,7 @@ def built(layer_class, **kwargs):
   layer = layer_class(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
   layer.build((None, 4, 3, 6))
   rng = np.random.default_rng(1)
-  values = {
-    name: rng.uniform(0.5, 1.5, 6) for name in ("gamma", "beta", "moving_mean", "moving_variance")
-  }
+  values = {name: rng.uniform(0.5, 1.5, 6) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
   for variable in layer.variables:
     variable.assign(values[variable.name])
   return layer
@@ -104,9 +102,7 @@ def test_gradients_are_those_of_keras():
 def small_model():
   images = keras.Input((4, 3, 2), name="images")
   x = keras.layers.Conv2D(6, 3, padding="same", kernel_regularizer="l2", name="a")(images)
-  x = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, scale=False, name="a_bn")(
-    x
-  )
+  x = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, scale=False, name="a_bn")(x)
   x = keras.layers.ReLU(name="a_relu")(x)
   model = keras.Model(images, x, name="small")
   rng = np.random.default_rng(3)

@@ -22,8 +22,15 @@ pytestmark = pytest.mark.usefixtures("tiny_world")
 def config(tmp_path):
   """The settings to evaluate version 1, of which checkpoints 10 and 20 stand in its directory."""
   settings = TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=10, batch_size=8,
-    log_frequency=5, learning_rate=0.01, squeeze_model=False,
+    train_dir=str(tmp_path / "run"),
+    dataset="synthetic",
+    model="cnn4",
+    seed=3,
+    max_steps=10,
+    batch_size=8,
+    log_frequency=5,
+    learning_rate=0.01,
+    squeeze_model=False,
   )
   train(dataclasses.replace(settings, squeeze_model=True))
   for steps in (10, 20):

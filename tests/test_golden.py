@@ -38,9 +38,7 @@ def draw(seed, index, name, shape):
 
 def initialise(model, seed):
   for index, variable in enumerate(sorted(model.variables, key=lambda v: reference_name(v.path))):
-    variable.assign(
-      draw(seed, index, reference_name(variable.path), variable.shape).astype("float32")
-    )
+    variable.assign(draw(seed, index, reference_name(variable.path), variable.shape).astype("float32"))
 
 
 def draw_batches(seed, steps, batch):
@@ -53,9 +51,7 @@ def loss_of(model, images, labels, weight_decay):
   logits = model(images, training=True)
   cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
   kernels = [v.value for v in model.trainable_variables if v.name == "kernel"]
-  return tf.reduce_mean(cross_entropy) + weight_decay * tf.add_n(
-    [tf.nn.l2_loss(k) for k in kernels]
-  )
+  return tf.reduce_mean(cross_entropy) + weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels])
 
 
 def train(model, expected):

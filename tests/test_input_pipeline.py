@@ -172,9 +172,7 @@ def register(monkeypatch):
     checksum = hashlib.sha256(content).hexdigest()
     info = tfds.core.download.checksums.UrlInfo(len(content), checksum, "cifar.tar.gz")
     monkeypatch.setattr(cifar10, "url_infos", {url: info})
-    monkeypatch.setattr(
-      cifar10, "_cifar_info", property(lambda self: published(self)._replace(url=url))
-    )
+    monkeypatch.setattr(cifar10, "_cifar_info", property(lambda self: published(self)._replace(url=url)))
     monkeypatch.setenv("no_proxy", "localhost")
 
   return register
@@ -375,9 +373,7 @@ def test_standardize(images):
   deviation = np.maximum(x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(3072))
   expected = (x - x.mean((1, 2, 3), keepdims=True)) / deviation
   np.testing.assert_allclose(got, expected, atol=1e-5)
-  np.testing.assert_allclose(
-    got, one_by_one(tf.image.per_image_standardization, images), atol=1e-5
-  )
+  np.testing.assert_allclose(got, one_by_one(tf.image.per_image_standardization, images), atol=1e-5)
   assert got.dtype == tf.float32
   assert not np.any(got[0])
 
@@ -400,9 +396,7 @@ def test_flip(images):
   def flip(image, flipped):
     return tf.image.flip_left_right(image) if flipped else tf.constant(image)
 
-  np.testing.assert_array_equal(
-    input_pipeline.flip(images, flipped), one_by_one(flip, images, flipped)
-  )
+  np.testing.assert_array_equal(input_pipeline.flip(images, flipped), one_by_one(flip, images, flipped))
 
 
 def test_adjust_brightness(images):
@@ -504,9 +498,7 @@ def test_distort_is_a_pure_function_of_seed_and_step(images):
 def test_order_is_whole_permutations(batch_size, num_examples, epochs):
   steps = -(-epochs * num_examples // batch_size)
   indices = tf.function(input_pipeline.example_indices)
-  row = np.concatenate([
-    indices(11, tf.constant(step, tf.int64), batch_size, num_examples) for step in range(steps)
-  ])
+  row = np.concatenate([indices(11, tf.constant(step, tf.int64), batch_size, num_examples) for step in range(steps)])
   assert row.dtype == np.int64
   for epoch in row[: epochs * num_examples].reshape(epochs, num_examples):
     np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
@@ -536,9 +528,7 @@ def test_every_permutation_turns_up():
 def test_batches_of_any_size_cut_the_same_row():
   row = input_pipeline.example_indices(9, 0, 42, 10).numpy()
   for batch_size in (1, 2, 3, 6, 7, 14, 21):
-    batches = [
-      input_pipeline.example_indices(9, step, batch_size, 10) for step in range(42 // batch_size)
-    ]
+    batches = [input_pipeline.example_indices(9, step, batch_size, 10) for step in range(42 // batch_size)]
     np.testing.assert_array_equal(np.concatenate(batches), row)
 
 

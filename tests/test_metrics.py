@@ -6,7 +6,7 @@ from cifar10.metrics import COLUMNS, GAMMA_STEPS, Metrics, read_gammas, read_met
 def record(directory, steps, start=0, max_steps=1000, log_frequency=10):
   metrics = Metrics(directory, start, max_steps, log_frequency)
   for step in steps:
-    row = {name: step / 7 for name in COLUMNS} | {"step": step}
+    row = dict.fromkeys(COLUMNS, step / 7) | {"step": step}
     metrics.add(row, {"conv_bn/gamma": np.array([step, 1.0], np.float32)})
   metrics.save()
   return metrics

@@ -19,16 +19,11 @@ def randomize(model):
   rng = np.random.default_rng(1)
   for variable in model.variables:
     noise = rng.uniform(0.5, 1.5, variable.shape)
-    variable.assign(
-      variable.numpy() * noise + (0.1 * noise if "kernel" not in variable.path else 0)
-    )
+    variable.assign(variable.numpy() * noise + (0.1 * noise if "kernel" not in variable.path else 0))
 
 
 def layer_names(kind):
-  return {
-    name: [layer.name for layer in build().layers if isinstance(layer, kind)]
-    for name, build in MODELS.items()
-  }
+  return {name: [layer.name for layer in build().layers if isinstance(layer, kind)] for name, build in MODELS.items()}
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet20", 281304), ("cnn4", 1986760)])
@@ -51,9 +46,7 @@ def test_maps_images_to_float32_logits(name):
 def test_layers_bear_the_names_of_the_reference():
   convolutions = layer_names(keras.layers.Conv2D)
   in_blocks = [f"{block}{conv}" for block in BLOCKS for conv in ("c0", "c1")]
-  assert sorted(convolutions["resnet20"]) == sorted(
-    ["first_conv", *in_blocks, "g1b0p", "g2b0p", "softmax_linear"]
-  )
+  assert sorted(convolutions["resnet20"]) == sorted(["first_conv", *in_blocks, "g1b0p", "g2b0p", "softmax_linear"])
   assert convolutions["cnn4"] == ["conv1", "conv2", "conv3", "fc1", "softmax_linear"]
   batch_norms = layer_names(keras.layers.BatchNormalization)
   for name in MODELS:
@@ -68,12 +61,8 @@ def test_only_the_gates_have_gammas():
   def gammas(name):
     return {variable.path for variable in MODELS[name]().variables if variable.name == "gamma"}
 
-  assert gammas("resnet20") == {
-    f"{name}_bn/gamma" for name in [*(f"{block}c0" for block in BLOCKS), "softmax_linear"]
-  }
-  assert gammas("cnn4") == {
-    f"{name}_bn/gamma" for name in ["conv1", "conv2", "conv3", "fc1", "softmax_linear"]
-  }
+  assert gammas("resnet20") == {f"{name}_bn/gamma" for name in [*(f"{block}c0" for block in BLOCKS), "softmax_linear"]}
+  assert gammas("cnn4") == {f"{name}_bn/gamma" for name in ["conv1", "conv2", "conv3", "fc1", "softmax_linear"]}
 
 
 @pytest.mark.parametrize("name", MODELS)

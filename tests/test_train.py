@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,8 +25,15 @@ pytestmark = pytest.mark.usefixtures("tiny_world")
 @pytest.fixture
 def config(tmp_path):
   return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
+    train_dir=str(tmp_path / "run"),
+    dataset="synthetic",
+    model="cnn4",
+    seed=3,
+    max_steps=20,
+    batch_size=8,
+    log_frequency=5,
+    l1_penalty=0.0,
+    learning_rate=0.01,
   )
 
 
@@ -78,7 +86,7 @@ def test_console_lines_are_the_reference_s_to_the_character(config, capsys):
 def test_the_rate_is_that_since_the_last_line(config):
   train(config)
   rows = read_metrics(version(config, 0))
-  for before, row in zip(rows, rows[1:]):
+  for before, row in itertools.pairwise(rows):
     seconds = row["seconds"] - before["seconds"]
     assert row["examples_per_second"] == pytest.approx(5 * 8 / seconds, rel=1e-3)
 
@@ -105,7 +113,9 @@ def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkey
   seeds = []
   batch = train_module.input_pipeline.batch
   monkeypatch.setattr(
-    train_module.input_pipeline, "batch", lambda examples, seed, *rest: (seeds.append(seed), batch(examples, seed, *rest))[1]
+    train_module.input_pipeline,
+    "batch",
+    lambda examples, seed, *rest: (seeds.append(seed), batch(examples, seed, *rest))[1],
   )
   train(config)
   train(change(config, checkpoint_version=1))

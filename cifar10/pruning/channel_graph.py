@@ -301,9 +301,7 @@ class Mixer(Rule):
     sizes = node.input_tensors[0].shape[1:-1]
     return any(
       size is None or (math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 > size
-      for size, kernel, stride, dilation in zip(
-        sizes, layer.kernel_size, layer.strides, layer.dilation_rate
-      )
+      for size, kernel, stride, dilation in zip(sizes, layer.kernel_size, layer.strides, layer.dilation_rate)
     )
 
   def squeezed(self, layer, keep_in, keep_out):

@@ -51,9 +51,7 @@ def penalties(model, num_pixels=None):
 
 def group_lasso(model, penalties):
   """Sum of penalty * |gamma| over all gated gammas: a float32 scalar tensor of 0 or more."""
-  return tf.add_n([
-    penalty * tf.reduce_sum(tf.abs(gamma)) for gamma, penalty in _gated(model, penalties)
-  ])
+  return tf.add_n([penalty * tf.reduce_sum(tf.abs(gamma)) for gamma, penalty in _gated(model, penalties)])
 
 
 def fake_sparsity(model, penalties):
@@ -62,9 +60,7 @@ def fake_sparsity(model, penalties):
   "Fake", as the paper has it, since the share of parameters that can be removed is not quite the same.
   """
   gated = _gated(model, penalties)
-  zero = tf.add_n([
-    penalty * tf.reduce_sum(tf.cast(tf.equal(gamma, 0), tf.float32)) for gamma, penalty in gated
-  ])
+  zero = tf.add_n([penalty * tf.reduce_sum(tf.cast(tf.equal(gamma, 0), tf.float32)) for gamma, penalty in gated])
   return zero / sum(penalty * gamma.shape[0] for gamma, penalty in gated)
 
 

@@ -24,9 +24,9 @@ class LayerReport:
     channels: how many there were.
     removed: how many went.
     kept_though_dead: dict from reason to how many dead channels stay for it: "carrier" (stands for others
-      whose constants cannot pass a padded border), "padding" (its own constant cannot), "width" (a layer
-      keeps `multiple_of` channels, or one), "shared" (other tensors of a sum, or other readers, need it),
-      "output", or the name of a layer that the channel graph has no rule for.
+      whose constants cannot pass a padded border), "width" (a layer keeps `multiple_of` channels, or one),
+      "shared" (other tensors of a sum, or other readers, need it), "output", or the name of a layer that
+      the channel graph has no rule for.
   """
 
   channels: int
@@ -35,7 +35,7 @@ class LayerReport:
 
   def is_lost(self):
     """Whether all channels are dead, and some stay only because a layer cannot be without."""
-    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "padding", "width"))
+    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "width"))
     return own == self.channels - self.removed
 
 
@@ -112,9 +112,7 @@ def multiply_adds(model):
 def _squeeze_once(model, exact, multiple_of):
   graph = ChannelGraph(model)
   plan = _plan(graph, exact, multiple_of)
-  layers = {
-    node.operation.name: _layer_report(graph, plan, node) for node in graph.mixing_nodes()
-  }
+  layers = {node.operation.name: _layer_report(graph, plan, node) for node in graph.mixing_nodes()}
   return _rebuild(model, graph, plan), layers
 
 
@@ -152,7 +150,7 @@ def _plan(graph, exact, multiple_of):
   lost = _lost_channels(graph, plan)
   for siblings in _siblings(graph, plan.removed):
     if exact or lost.issuperset(siblings):
-      _choose_carrier(plan, [channel for channel in siblings if padded[channel]], padded)
+      _choose_carriers(plan, [channel for channel in siblings if padded[channel]], padded)
   _fill_widths(graph, plan, multiple_of)
   return plan
 
@@ -198,17 +196,14 @@ def _siblings(graph, ids):
   return groups.values()
 
 
-def _choose_carrier(plan, siblings, padded):
-  """Keeps the one that most layers read, with the largest constant, to stand for the others there."""
-  if not siblings:
-    return
-  carrier = max(siblings, key=lambda c: (len(padded[c]), max(map(abs, padded[c].values()))))
-  plan.keep(carrier, "carrier")
-  for channel in siblings:
-    if channel != carrier and padded[channel].keys() <= padded[carrier].keys():
-      plan.carrier[channel] = carrier
-    elif channel != carrier:
-      plan.keep(channel, "padding")
+def _choose_carriers(plan, siblings, padded):
+  """Keeps some to stand for the others, first those that most layers read, with the largest constant."""
+  waiting = sorted(siblings, key=lambda c: (-len(padded[c]), -max(map(abs, padded[c].values()))))
+  while waiting:
+    carrier, *waiting = waiting
+    plan.keep(carrier, "carrier")
+    plan.carrier |= {c: carrier for c in waiting if padded[c].keys() <= padded[carrier].keys()}
+    waiting = [channel for channel in waiting if channel not in plan.carrier]
 
 
 def _fill_widths(graph, plan, multiple_of):
@@ -225,8 +220,7 @@ def _layer_report(graph, plan, node):
   kept = plan.kept(channels)
   dead = ~channels.used | ~np.isnan(channels.constant)
   reasons = collections.Counter(
-    plan.reasons.get(channel) or graph.blocked.get(channel, "shared")
-    for channel in channels.ids[kept & dead].tolist()
+    plan.reasons.get(channel) or graph.blocked.get(channel, "shared") for channel in channels.ids[kept & dead].tolist()
   )
   return LayerReport(channels=len(kept), removed=int((~kept).sum()), kept_though_dead=dict(reasons))
 
@@ -235,9 +229,7 @@ def _rebuild(model, graph, plan):
   configs, weights = collections.defaultdict(dict), collections.defaultdict(dict)
   for node in graph.nodes:
     if not node.is_input:
-      keep_in, keep_out = (
-        plan.kept(graph.of(tensor)) for tensor in (node.input_tensors[0], node.outputs[0])
-      )
+      keep_in, keep_out = (plan.kept(graph.of(tensor)) for tensor in (node.input_tensors[0], node.outputs[0]))
       name = node.operation.name
       configs[name], weights[name] = graph.rule(node).squeezed(node.operation, keep_in, keep_out)
   for node in graph.mixing_nodes():
@@ -268,8 +260,7 @@ def _fold(graph, plan, node, configs, weights):
   for position in np.flatnonzero(~keep_in & used & (inputs.constant != 0)):
     constant, carrier = inputs.constant[position], plan.carrier.get(inputs.ids[position])
     if carrier is not None and rule.pads(node):
-      occurrence = (inputs.ids[:position] == inputs.ids[position]).sum()
-      stand_in = np.flatnonzero(inputs.ids == carrier)[occurrence]
+      stand_in = np.argmax((inputs.ids == carrier) * abs(np.nan_to_num(inputs.constant)))
       kernel[:, stand_in] += constant / inputs.constant[stand_in] * kernel[:, position]
     else:
       shift += constant * kernel[:, position].sum(axis=0)

@@ -230,12 +230,8 @@ def test_the_callers_penalties_are_what_counts(randomize):
   a, b = gammas_of(model, randomize)
   by_path = penalties(model)
   by_path["a_bn/gamma"] = 10.0
-  np.testing.assert_allclose(
-    group_lasso(model, by_path), 10 * abs(a).sum() + 50 / 64 * abs(b).sum(), rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    fake_sparsity(model, by_path), (20 + 50 / 64) / (40 + 5 * 50 / 64), rtol=1e-6
-  )
+  np.testing.assert_allclose(group_lasso(model, by_path), 10 * abs(a).sum() + 50 / 64 * abs(b).sum(), rtol=1e-6)
+  np.testing.assert_allclose(fake_sparsity(model, by_path), (20 + 50 / 64) / (40 + 5 * 50 / 64), rtol=1e-6)
   del by_path["b_bn/gamma"]
   np.testing.assert_allclose(group_lasso(model, by_path), 10 * abs(a).sum(), rtol=1e-6)
   assert float(fake_sparsity(model, by_path)) == 0.5
