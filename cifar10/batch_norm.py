@@ -8,6 +8,8 @@ Networks train with it; what is saved holds Keras' own layer (`unfused`).
 import keras
 import tensorflow as tf
 
+from cifar10.pruning import channel_graph
+
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
   """Keras' BatchNormalization for (batch, height, width, channels), channels last; a mask is ignored."""
@@ -28,6 +30,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
       self.moving_mean.value.assign_sub((1 - self.momentum) * (self.moving_mean.value - mean))
       self.moving_variance.value.assign_sub((1 - self.momentum) * (self.moving_variance.value - variance))
     return outputs
+
+
+channel_graph.register(FusedBatchNormalization, channel_graph.BatchNorm())
 
 
 def fused(model):

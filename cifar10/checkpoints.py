@@ -14,13 +14,13 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import shutil
+import tempfile
 
 import keras
 import tensorflow as tf
 
 from cifar10.batch_norm import fused, unfused
-from cifar10.errors import UserError
+from cifar10.errors import UserError, first_line
 from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.models import MODELS
 from cifar10.pruning import penalties
@@ -72,16 +72,17 @@ def averaged_model(state):
   model = unfused(state.model)
   for variable, average in zip(model.trainable_variables, state.averages):
     variable.assign(average)
-  raw = {variable.path: variable for variable in state.model.trainable_variables}
-  for variable in model.trainable_variables:
-    if variable.path in penalties(model):
-      variable.assign(tf.where(raw[variable.path].value == 0, 0.0, variable.value))
+  gated = penalties(model)
+  for variable, raw in zip(model.trainable_variables, state.model.trainable_variables):
+    if variable.path in gated:
+      variable.assign(tf.where(raw.value == 0, 0.0, variable.value))
   return model
 
 
 def checkpoint_manager(directory, state, **trackables):
   """A `tf.train.CheckpointManager` for the state and what else is to be saved with it."""
   checkpoint = tf.train.Checkpoint(**state.trackables(), **trackables)
+  _renew_checkpoint_list(directory)
   return tf.train.CheckpointManager(
     checkpoint, str(directory), max_to_keep=KEPT_CHECKPOINTS, checkpoint_name="model.ckpt"
   )
@@ -89,9 +90,7 @@ def checkpoint_manager(directory, state, **trackables):
 
 def checkpoint_steps(directory):
   """The steps at which training checkpoints stand in a directory, ascending."""
-  state = tf.train.get_checkpoint_state(str(directory))
-  paths = state.all_model_checkpoint_paths if state else []
-  return [int(path.rpartition("-")[2]) for path in paths]
+  return sorted(int(path.stem.rpartition("-")[2]) for path in directory.glob("model.ckpt-*.index"))
 
 
 def restore(directory, state, step, **trackables):
@@ -102,7 +101,7 @@ def restore(directory, state, step, **trackables):
     checkpoint.read(path).assert_existing_objects_matched().expect_partial()
   except (tf.errors.OpError, AssertionError, ValueError) as error:
     raise UserError(
-      f"The training checkpoint {path} cannot be read ({_first_line(error)}); it is damaged or belongs to "
+      f"The training checkpoint {path} cannot be read ({first_line(error)}); it is damaged or belongs to "
       "another network: remove it, or the directory to start the stage anew."
     ) from error
 
@@ -118,7 +117,7 @@ def load_network(directory):
     model = keras.models.load_model(path, compile=False)
   except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
     raise UserError(
-      f"{path} cannot be loaded ({_first_line(error)}); train the version before it again to write it anew."
+      f"{path} cannot be loaded ({first_line(error)}); train the version before it again to write it anew."
     ) from error
   shapes = (model.input_shape, model.output_shape)
   if shapes != ((None, *IMAGE_SHAPE), (None, NUM_CLASSES)) or model.name not in MODELS:
@@ -131,15 +130,13 @@ def load_network(directory):
 
 def replace_version(directory, model):
   """Puts a directory that holds nothing but `model` in the place of `directory`, whole or not at all."""
-  new, old = (directory.with_name(f"{directory.name}.{suffix}") for suffix in ("new", "old"))
-  for leftover in (new, old):
-    shutil.rmtree(leftover, ignore_errors=True)
-  new.mkdir(parents=True)
-  model.save(new / MODEL_FILE)
-  if directory.exists():
-    directory.rename(old)
-  new.rename(directory)
-  shutil.rmtree(old, ignore_errors=True)
+  with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as workplace:
+    new, old = pathlib.Path(workplace, "new"), pathlib.Path(workplace, "old")
+    new.mkdir()
+    model.save(new / MODEL_FILE)
+    if directory.exists():
+      directory.rename(old)
+    new.rename(directory)
 
 
 def read_stage(directory):
@@ -196,6 +193,15 @@ def atomic_file(path):
     unfinished.unlink(missing_ok=True)
 
 
+def _renew_checkpoint_list(directory):
+  """Writes TensorFlow's list of checkpoints anew from those that are there, so that it cannot be damaged."""
+  paths = [str(directory / f"model.ckpt-{step}") for step in checkpoint_steps(directory)]
+  if paths:
+    tf.compat.v1.train.update_checkpoint_state(str(directory), paths[-1], paths)
+  else:
+    (directory / "checkpoint").unlink(missing_ok=True)
+
+
 def _refuse_foreign(directory):
   if directory.exists() and not directory.is_dir():
     raise UserError(f"{directory} is a file; expected a checkpoint version's directory: move it away.")
@@ -209,7 +215,3 @@ def _refuse_foreign(directory):
 
 def _checksum(stage):
   return hashlib.sha256(json.dumps(stage, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error):
-  return str(error).strip().partition("\n")[0].rstrip(".")

@@ -3,6 +3,12 @@
 import signal
 
 
+def first_line(error):
+  """The first line of an exception's message, without a full stop, to stand within a sentence."""
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0].rstrip(" .:")
+
+
 class UserError(Exception):
   """Something that the user can put right; exit code 1.
 

@@ -1,7 +1,7 @@
 """Precision and loss of a checkpoint version."""
 
-import datetime
 import json
+import sys
 import time
 
 import tensorflow as tf
@@ -10,6 +10,7 @@ from cifar10 import checkpoints, input_pipeline
 from cifar10.batch_norm import fused
 from cifar10.config import EvalConfig
 from cifar10.errors import UserError
+from cifar10.metrics import timestamp
 from cifar10.models import MODELS
 from cifar10.pruning import multiply_adds
 
@@ -30,12 +31,10 @@ def evaluate(config: EvalConfig):
       f"{len(examples.labels)} images; pass that many at most."
     )
   examples = input_pipeline.Examples(*(array[: config.num_examples] for array in examples))
-  while True:
-    start = time.monotonic()
+  if config.run_once:
     _evaluate_once(config, examples)
-    if config.run_once:
-      return
-    time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
+  else:
+    _evaluate_forever(config, examples)
 
 
 def precision_and_loss(model, examples, batch_size):
@@ -65,14 +64,24 @@ def precision_and_loss(model, examples, batch_size):
   return correct / len(examples.labels), loss / len(examples.labels)
 
 
+def _evaluate_forever(config, examples):
+  while True:
+    start = time.monotonic()
+    try:
+      _evaluate_once(config, examples)
+    except UserError as error:  # The training beside it may not have come so far yet.
+      print(error, file=sys.stderr)
+    time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
+
+
 def _evaluate_once(config, examples):
   directory = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version)
   model, step = _network(config, directory)
   parameters = model.count_params()
   print(f"total params: {parameters}", flush=True)
   precision, loss = precision_and_loss(model, examples, config.batch_size)
-  print(f"{_now()}: precision @ 1 = {precision:.4f}")
-  print(f"{_now()}: test loss = {loss:.4f}", flush=True)
+  print(f"{timestamp()}: precision @ 1 = {precision:.4f}")
+  print(f"{timestamp()}: test loss = {loss:.4f}", flush=True)
   record = {
     "checkpoint_version": config.checkpoint_version,
     "checkpoint_iter": step,
@@ -83,7 +92,7 @@ def _evaluate_once(config, examples):
     "loss": loss,
     "parameters": parameters,
     "multiply_adds": multiply_adds(model),
-    "time": _now(),
+    "time": timestamp(),
   }
   with open(directory / EVALUATIONS_FILE, "a") as file:
     file.write(json.dumps(record) + "\n")
@@ -115,7 +124,3 @@ def _network(config, directory):
   state = checkpoints.TrainingState(start or MODELS[name]())
   checkpoints.restore(directory, state, step)
   return checkpoints.averaged_model(state), step
-
-
-def _now():
-  return f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S.%f}"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cifar10.errors import UserError
+from cifar10.errors import UserError, first_line
 
 IMAGE_SHAPE = (32, 32, 3)
 NUM_CLASSES = 10
@@ -158,7 +158,7 @@ def _read_prepared(prepared_dir, split):
   except Exception as error:  # Damage shows as any of a dozen types.
     raise UserError(
       f"{prepared_dir} cannot be read as CIFAR-10 prepared by TensorFlow Datasets"
-      f" ({_first_line(error)}); delete it to have it downloaded again."
+      f" ({first_line(error)}); delete it to have it downloaded again."
     ) from error
 
 
@@ -184,7 +184,7 @@ def _download(data_dir):
     builder.download_and_prepare(download_config=config)
   except Exception as error:  # The network, the disk, the archive: any of many types.
     raise UserError(
-      f"downloading CIFAR-10 from {url} to {data_dir} failed ({_first_line(error)}); try again, or {advice}"
+      f"downloading CIFAR-10 from {url} to {data_dir} failed ({first_line(error)}); try again, or {advice}"
     ) from error
   return pathlib.Path(builder.data_dir)
 
@@ -209,12 +209,8 @@ def _request_head(url):
   except (OSError, http.client.HTTPException) as error:
     if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
       return None  # Somebody answered, and the download brings its own certificates.
-    return _first_line(error)
+    return first_line(error)
   return None
-
-
-def _first_line(error):
-  return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(" .:")
 
 
 def synthetic(num_images, seed):

@@ -1,13 +1,17 @@
 """What a stage records as it trains: `metrics.csv`, `gammas.npz` and TensorBoard events."""
 
+import contextlib
 import csv
+import datetime
 import math
+import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from cifar10.checkpoints import atomic_file
+from cifar10.errors import UserError
 
 COLUMNS = (
   "step",
@@ -37,7 +41,6 @@ class Metrics:
     self._npz = directory / "gammas.npz"
     self._gamma_interval = log_frequency * math.ceil(max_steps / log_frequency / GAMMA_STEPS)
     rows = [row for row in read_metrics(directory) if row["step"] < step]
-    self.seconds = rows[-1]["seconds"] if rows else 0.0
     with atomic_file(self._csv) as file:
       file.write((",".join(COLUMNS) + "\n").encode())
       for row in rows:
@@ -72,9 +75,9 @@ def read_metrics(directory):
   path = directory / "metrics.csv"
   if not path.exists():
     return []
-  with open(path, newline="") as file:
+  with open(path, newline="") as file, _damage_is_said(path):
     complete = [row for row in csv.DictReader(file) if row.get(COLUMNS[-1])]
-  return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in complete]
+    return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in complete]
 
 
 def read_gammas(directory):
@@ -82,9 +85,22 @@ def read_gammas(directory):
   path = directory / "gammas.npz"
   if not path.exists():
     return {}
-  with np.load(path, allow_pickle=False) as arrays:
+  with _damage_is_said(path), np.load(path, allow_pickle=False) as arrays:
     paths = [name for name in arrays.files if name != "step"]
     return {int(at): {p: arrays[p][i] for p in paths} for i, at in enumerate(arrays["step"])}
+
+
+def timestamp():
+  """Now, as console lines and records have it."""
+  return f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S.%f}"
+
+
+@contextlib.contextmanager
+def _damage_is_said(path):
+  try:
+    yield
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path} is damaged; remove it to go on without what it recorded.") from error
 
 
 def _line(row):

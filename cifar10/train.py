@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import math
 import secrets
 import signal
@@ -17,7 +16,7 @@ import tqdm
 from cifar10 import checkpoints, input_pipeline
 from cifar10.config import TrainConfig
 from cifar10.errors import Interrupted, UserError
-from cifar10.metrics import Metrics
+from cifar10.metrics import Metrics, timestamp
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
 
@@ -43,18 +42,21 @@ def train(config: TrainConfig):
   directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version)
   next_directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version + 1)
   stage = checkpoints.read_stage(directory)
+  network = _starting_network(config, directory)
+  config = _settled(config, stage, directory, network)
   if stage and _is_finished(stage, config, next_directory):
     print(f"{directory} is finished: {stage['progress']['step']} steps are done; nothing was changed.")
     return
   _check_next_version(config, next_directory)
   tf.debugging.set_log_device_placement(config.log_device_placement)
-  config, network = _starting_point(config, stage, directory)
+  print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.", flush=True)
+  keras.utils.set_random_seed(config.seed)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
-  run = _Run(config, network, examples, directory)
+  run = _Run(config, stage, network or MODELS[config.model](), examples, directory)
   run.train()
   if config.squeeze_model:
-    finished = _squeeze_into(next_directory, run, examples, config.exact_squeeze)
-    run.write_stage(finished)
+    run.finished = _squeeze_into(next_directory, run, examples, config.exact_squeeze)
+    run.write_stage()
 
 
 def _is_finished(stage, config, next_directory):
@@ -72,52 +74,59 @@ def _check_next_version(config, next_directory):
     )
 
 
-def _starting_point(config, stage, directory):
-  """The settings with what was left open filled in, and the network that the stage starts from."""
-  recorded = stage["flags"] if stage else {}
+def _starting_network(config, directory):
+  """The network that the version starts from; None for a new one."""
   if (directory / checkpoints.MODEL_FILE).exists():
-    network = checkpoints.load_network(directory)
-    found = network.name
-  elif config.checkpoint_version == 0:
-    network, found = None, recorded.get("model", config.model or "resnet20")
-  else:
+    return checkpoints.load_network(directory)
+  if config.checkpoint_version > 0:
     raise UserError(
       f"{directory / checkpoints.MODEL_FILE} does not exist: train --checkpoint_version "
       f"{config.checkpoint_version - 1} with the same --train_dir first."
     )
-  defaults = {"model": found, "weight_decay": WEIGHT_DECAY[found], "seed": secrets.randbelow(2**31)}
-  settings = {**defaults, **{name: recorded[name] for name in FIXED_FLAGS if name in recorded}}
-  chosen = {name: getattr(config, name) for name in FIXED_FLAGS}
-  for name, value in chosen.items():
-    if value is not None and name in settings and value != settings[name] and (stage or name == "model"):
+  return None
+
+
+def _settled(config, stage, directory, network):
+  """The settings with what was left open filled in, from what the stage or its network has, or by default."""
+  given = {name: getattr(config, name) for name in FIXED_FLAGS if getattr(config, name) is not None}
+  recorded = {name: stage["flags"][name] for name in FIXED_FLAGS} if stage else {}
+  fixed = {"model": network.name, **recorded} if network else recorded
+  for name, value in given.items():
+    if value != fixed.get(name, value):
       raise UserError(
-        f"--{name} is {value}, but {directory} was made with {settings[name]}; "
-        f"pass --{name} {settings[name]}, or choose another --train_dir."
+        f"--{name} is {value}, but {directory} was made with {fixed[name]}; "
+        f"pass --{name} {fixed[name]}, or choose another --train_dir."
       )
-  settings.update({name: value for name, value in chosen.items() if value is not None})
-  config = dataclasses.replace(config, **settings)
-  for name, value in recorded.items():
-    if name in ("l1_penalty", "learning_rate", "max_steps") and value != getattr(config, name):
-      print(f"--{name} was {value} and is now {getattr(config, name)}.")
-  print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.")
-  keras.utils.set_random_seed(config.seed)
-  return config, network or MODELS[config.model]()
+  settings = {"model": "resnet20", "seed": secrets.randbelow(2**31), **given, **fixed}
+  settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
+  for name in ("l1_penalty", "learning_rate", "max_steps"):
+    if stage and stage["flags"][name] != getattr(config, name):
+      print(f"--{name} was {stage['flags'][name]} and is now {getattr(config, name)}.")
+  return dataclasses.replace(config, **settings)
 
 
 class _Run:
   """The training of one stage: state, optimizer, records and the loop over steps."""
 
-  def __init__(self, config, network, examples, directory):
+  def __init__(self, config, stage, network, examples, directory):
     self.config = config
     self.directory = directory
-    self.state = checkpoints.TrainingState(network)
+    self.step = max(checkpoints.checkpoint_steps(directory), default=0)
+    self.finished = stage["finished"] if stage else None
+    self.seconds = stage["progress"]["seconds"] if stage else 0.0
+    if stage and stage["progress"]["step"] > 0 and self.step == 0:
+      raise UserError(
+        f"{directory} was trained to step {stage['progress']['step']}, but its model.ckpt-* files are gone; "
+        "restore them, or remove the directory to train the stage anew."
+      )
     self.penalties = penalties(network)
+    directory.mkdir(parents=True, exist_ok=True)
+    self.write_stage()
+    self.state = checkpoints.TrainingState(network)
     self.optimizer = _optimizer(config, self.penalties, len(examples.labels))
     self.optimizer.build(self.state.model.trainable_variables)
-    directory.mkdir(parents=True, exist_ok=True)
     optimizer_variables = {v.path: v.value for v in self.optimizer.variables}
     self.manager = checkpoints.checkpoint_manager(directory, self.state, optimizer=optimizer_variables)
-    self.step = max(checkpoints.checkpoint_steps(directory), default=0)
     if self.step:
       checkpoints.restore(directory, self.state, self.step, optimizer=optimizer_variables)
       print(f"resumed at step {self.step}.")
@@ -127,7 +136,6 @@ class _Run:
   def train(self):
     """Trains to `max_steps`, logging and saving on the way."""
     config = self.config
-    self.write_stage()
     steps_per_call, last_save = 1, time.monotonic()
     bar = tqdm.tqdm(
       total=config.max_steps, initial=self.step, unit="step", file=sys.stderr, disable=not sys.stderr.isatty()
@@ -142,6 +150,7 @@ class _Run:
         if not math.isfinite(figures["loss"]):
           raise self._not_finite("loss", int(self.state.step) - 1)
         self.step += count
+        self.seconds += time.monotonic() - start
         bar.update(count)
         now = time.monotonic()
         steps_per_call = max(1, int(SECONDS_PER_CALL * count / (now - start)))
@@ -154,7 +163,7 @@ class _Run:
         if caught:
           raise Interrupted(caught[0], f"step {self.step} is saved in {self.directory}; run again to go on")
 
-  def write_stage(self, finished=None):
+  def write_stage(self):
     """Records settings, progress and, once squeezed, how the stage ended."""
     checkpoints.write_stage(
       self.directory,
@@ -162,8 +171,8 @@ class _Run:
         "checkpoint_version": self.config.checkpoint_version,
         "flags": dataclasses.asdict(self.config),
         "penalties": self.penalties,
-        "progress": {"step": self.step, "seconds": self.metrics.seconds},
-        "finished": finished,
+        "progress": {"step": self.step, "seconds": self.seconds},
+        "finished": self.finished,
       },
     )
 
@@ -171,14 +180,13 @@ class _Run:
     config, step = self.config, self.step - 1
     rate = steps * config.batch_size / seconds
     tqdm.tqdm.write(
-      f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S.%f}: step {step}, loss = {figures['loss']:.2f}, "
+      f"{timestamp()}: step {step}, loss = {figures['loss']:.2f}, "
       f"group lasso = {figures['group_lasso']:.2f}, fake sparsity = {figures['fake_sparsity']:.2f}, "
       f"({rate:.1f} examples/sec; {seconds / steps:.3f} sec/batch)",
       file=sys.stdout,
     )
     sys.stdout.flush()
-    self.metrics.seconds += seconds
-    row = {**figures, "step": step, "seconds": self.metrics.seconds, "examples_per_second": rate}
+    row = {**figures, "step": step, "seconds": self.seconds, "examples_per_second": rate}
     variables = {variable.path: variable for variable in self.state.model.trainable_variables}
     self.metrics.add(row, {path: variables[path] for path in self.penalties})
 
@@ -188,6 +196,7 @@ class _Run:
         raise self._not_finite(variable.path, self.step - 1)
     self.manager.save(checkpoint_number=self.step)
     self.metrics.save()
+    self.finished = None
     self.write_stage()
 
   def _not_finite(self, what, step):

@@ -9,13 +9,18 @@ supported() {
 }
 
 if [ ! -x .venv/bin/pip ]; then
-  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 ""}; do
+  candidates=(python3 python3.13 python3.12 python3.11)
+  for python in "${PYTHON:-${candidates[@]}}"; do
     ! supported "$python" || break
   done
-  if ! supported "${python:-}"; then
+  if ! supported "$python"; then
     echo "No Python 3.11, 3.12 or 3.13 was found; install one, or name it: PYTHON=/path/to/python $0" >&2
     exit 1
   fi
   "$python" -m venv .venv
 fi
-.venv/bin/pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+installed=".venv/installed${1:+-$1}"
+if [ ! "$installed" -nt pyproject.toml ]; then
+  .venv/bin/pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+  touch "$installed"
+fi

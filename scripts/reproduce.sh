@@ -8,6 +8,13 @@ case "${1:-}" in
   "" | --*) ;;
   *) echo "usage: ./scripts/reproduce.sh [resnet20|cnn4] [further flags of cifar10-train]" >&2; exit 2 ;;
 esac
+for flag in "$@"; do
+  case "${flag#--}" in
+    -* | model* | dataset* | data_dir* | train_dir* | checkpoint_version* | help*)
+      echo "$flag goes by argument or environment here: [resnet20|cnn4], DATASET, CIFAR10_DATA_DIR, TRAIN_DIR." >&2
+      exit 2 ;;
+  esac
+done
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 scripts/stage1_warm_up.sh "$@"

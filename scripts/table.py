@@ -1,4 +1,4 @@
-"""Prints the newest recorded evaluation of each checkpoint version, and checks what was asked for.
+"""Prints the newest evaluation on the test images of each checkpoint version, and checks what was asked for.
 
 python scripts/table.py TRAIN_DIR [--min_reduction 0.2] [--min_precision 0.9]
 """
@@ -16,7 +16,7 @@ def main():
   parser.add_argument("--min_reduction", type=float, help="least share of version 0's parameters that 2 lacks")
   parser.add_argument("--min_precision", type=float, help="least precision of version 3")
   arguments = parser.parse_args()
-  rows = {version: newest_evaluation(f"{arguments.train_dir}_{version}") for version in range(4)}
+  rows = {version: newest_evaluation(arguments.train_dir, version) for version in range(4)}
   print("| version | parameters | multiply-adds | precision @ 1 | test loss |")
   print("|---|---|---|---|---|")
   for version, row in rows.items():
@@ -27,10 +27,12 @@ def main():
   sys.exit(failures(rows, arguments.min_reduction, arguments.min_precision))
 
 
-def newest_evaluation(directory):
-  """The last line of a version's evaluations.jsonl as a dict; None without one."""
-  path = pathlib.Path(directory, "evaluations.jsonl")
-  return json.loads(path.read_text().splitlines()[-1]) if path.exists() else None
+def newest_evaluation(train_dir, version):
+  """The last evaluation, a dict, of the network that a version starts from, or that version 0 trained; or None."""
+  path = pathlib.Path(f"{train_dir}_{version}", "evaluations.jsonl")
+  records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  records = [r for r in records if r["eval_data"] == "test" and (version == 0) == (r["checkpoint_iter"] > 0)]
+  return records[-1] if records else None
 
 
 def failures(rows, min_reduction, min_precision):

@@ -112,7 +112,6 @@ def test_replace_version_leaves_the_network_alone_in_the_directory(tmp_path, tin
   directory = tmp_path / "version_1"
   directory.mkdir()
   (directory / "metrics.csv").write_text("old")
-  tiny_network._name = "cnn4"
   checkpoints.replace_version(directory, tiny_network)
   assert [path.name for path in tmp_path.iterdir()] == ["version_1"]
   assert [path.name for path in directory.iterdir()] == ["model.keras"]

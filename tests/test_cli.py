@@ -23,9 +23,10 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
-def test_help_lists_every_flag_with_its_default(module, name, config, capsys):
+@pytest.mark.parametrize("help_flag", ["--help", "-h", "--help=true"])
+def test_help_lists_every_flag_with_its_default(module, name, config, help_flag, capsys):
   with pytest.raises(SystemExit) as end:
-    module.main([name, "--help"])
+    module.main([name, help_flag])
   assert end.value.code == 0
   text = " ".join(capsys.readouterr().out.split())
   for field in dataclasses.fields(config):
@@ -51,7 +52,7 @@ def test_help_needs_no_tensorflow(module):
 
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
 def test_flags_and_settings_are_the_same(module, name, config):
-  flags = set(module.flag_values()) - {"help"}
+  flags = set(module.flag_values()) - {"help", "h"}
   assert flags == {field.name for field in dataclasses.fields(config)}
 
 
@@ -74,6 +75,7 @@ def test_choices_are_those_of_the_program(module):
     (train, "--max_steps=0", "--max_steps=0: expected a whole number from 1"),
     (train, "--max_steps=two", "--max_steps=two"),
     (train, "--batch_size=0", "--batch_size=0: expected a whole number from 1"),
+    (train, f"--seed={10**400}", "expected a whole number from 0 to 2147483647"),
     (train, "--seed=-1", "--seed=-1: expected a whole number from 0 to 2147483647"),
     (train, "--model=vgg", "should be one of <resnet20|cnn4>"),
     (train, "--checkpoint_version=-1", "--checkpoint_version=-1: expected"),
@@ -109,6 +111,7 @@ def test_flags_become_settings(monkeypatch):
     (Interrupted(signal.SIGTERM, "saved"), 143, "p: SIGTERM: saved."),
     (Interrupted(signal.SIGINT, "saved"), 130, "p: SIGINT: saved."),
     (KeyboardInterrupt(), 130, "p: interrupted."),
+    (PermissionError(13, "Permission denied", "/x/y"), 1, "p: [Errno 13] Permission denied: '/x/y'."),
   ],
 )
 def test_errors_become_a_sentence_and_an_exit_code(error, code, sentence, capsys):

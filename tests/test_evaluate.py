@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +145,18 @@ def test_without_run_once_it_evaluates_every_interval(config, monkeypatch):
     evaluate(dataclasses.replace(config, run_once=False, eval_interval_secs=50.0))
   assert len(records(config)) == 2
   assert all(0 < nap < 50 for nap in naps)
+
+
+def test_without_run_once_it_waits_for_a_version_that_is_not_there_yet(config, monkeypatch, capsys):
+  later = dataclasses.replace(config, checkpoint_version=2, run_once=False)
+
+  def sleep(_):
+    if Path(f"{config.checkpoint_dir}_2").exists():
+      raise KeyboardInterrupt
+    shutil.copytree(f"{config.checkpoint_dir}_1", f"{config.checkpoint_dir}_2")
+
+  monkeypatch.setattr(time, "sleep", sleep)
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(later)
+  assert "run_2 does not exist" in capsys.readouterr().err
+  assert len(records(later)) == 1

@@ -4,14 +4,19 @@ import functools
 import json
 import pathlib
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar10.batch_norm import fused, unfused
+from cifar10.batch_norm import unfused
+from cifar10.checkpoints import TrainingState
+from cifar10.config import TrainConfig
+from cifar10.input_pipeline import Examples
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
+from cifar10.train import _train_steps
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
@@ -44,30 +49,26 @@ def initialise(model, seed):
 def draw_batches(seed, steps, batch):
   rng = np.random.default_rng([seed, 1000])
   images = rng.normal(size=(steps, batch, 32, 32, 3)).astype("float32")
-  return zip(images, rng.integers(0, 10, size=(steps, batch)))
+  return images, rng.integers(0, 10, size=(steps, batch)).astype("int32")
 
 
-def loss_of(model, images, labels, weight_decay):
-  logits = model(images, training=True)
-  cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-  kernels = [v.value for v in model.trainable_variables if v.name == "kernel"]
-  return tf.reduce_mean(cross_entropy) + weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels])
-
-
-def train(model, expected):
-  """Trains as the reference did; returns the losses, group lassos and fake sparsities."""
-  by_path = {path: expected["penalty"][reference_name(path)] for path in penalties(unfused(model))}
+def train(state, expected):
+  """Trains by the trainer's own function; returns losses before, group lassos and fake sparsities before and after."""
+  by_path = {path: expected["penalty"][reference_name(path)] for path in penalties(state.model)}
+  config = TrainConfig(seed=0, batch_size=expected["batch"], weight_decay=WEIGHT_DECAY[state.model.name])
   optimizer = ProximalSGD(expected["learning_rate"], expected["l1_penalty"], by_path)
-  losses = []
-  sparsity = [(group_lasso(model, by_path), fake_sparsity(model, by_path))]
-  for images, labels in draw_batches(expected["seed"], expected["steps"], expected["batch"]):
-    variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-      loss = loss_of(model, images, labels, WEIGHT_DECAY[model.name])
-    optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
-    losses.append(loss)
-    sparsity.append((group_lasso(model, by_path), fake_sparsity(model, by_path)))
-  return (np.array(losses), *np.array(sparsity).T)
+  optimizer.build(state.model.trainable_variables)
+  images, labels = draw_batches(expected["seed"], expected["steps"], expected["batch"])
+
+  def batch(examples, seed, step, batch_size):
+    return tf.gather(images, step), tf.gather(labels, step)
+
+  before = {"group_lasso": group_lasso(state.model, by_path), "fake_sparsity": fake_sparsity(state.model, by_path)}
+  with mock.patch("cifar10.input_pipeline.batch", batch):
+    train_steps = _train_steps(config, state, optimizer, Examples(images, labels), by_path)
+    figures = [train_steps(1) for _ in range(expected["steps"])]
+  losses = np.array([figure["loss"] for figure in figures])
+  return losses, *(np.array([figure[name] for figure in (before, *figures)]) for name in before)
 
 
 @functools.cache
@@ -76,14 +77,14 @@ def trained(name):
   expected = json.loads(path.read_text())
   model = MODELS[name]()
   initialise(model, expected["seed"])
-  fast = fused(model)
-  losses, lassos, sparsities = train(fast, expected)
+  state = TrainingState(model)
+  losses, lassos, sparsities = train(state, expected)
   arrays = dict(np.load(path.with_suffix(".npz")))
   images = np.random.default_rng([expected["seed"], 1001]).normal(size=(16, 32, 32, 3))
   return types.SimpleNamespace(
     expected=expected,
     arrays=arrays,
-    model=unfused(fast),
+    model=unfused(state.model),
     losses=losses,
     group_lassos=lassos,
     fake_sparsities=sparsities,

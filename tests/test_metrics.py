@@ -21,10 +21,9 @@ def test_rows_are_read_as_they_were_added(tmp_path):
 
 def test_a_resumed_run_drops_later_rows_and_goes_on(tmp_path):
   record(tmp_path, [0, 10, 20, 30])
-  metrics = record(tmp_path, [20, 30, 40], start=20)
+  record(tmp_path, [20, 30, 40], start=20)
   assert [row["step"] for row in read_metrics(tmp_path)] == [0, 10, 20, 30, 40]
   assert list(read_gammas(tmp_path)) == [0, 10, 20, 30, 40]
-  np.testing.assert_allclose(metrics.seconds, 10 / 7, rtol=1e-8)
 
 
 def test_a_row_cut_short_by_a_crash_is_dropped(tmp_path):
@@ -35,7 +34,7 @@ def test_a_row_cut_short_by_a_crash_is_dropped(tmp_path):
 
 
 def test_gammas_are_recorded_at_few_steps(tmp_path):
-  record(tmp_path, range(0, 100000, 10), max_steps=100000)
+  record(tmp_path, range(0, 100000, 100), max_steps=100000, log_frequency=100)
   steps = list(read_gammas(tmp_path))
   assert len(steps) == GAMMA_STEPS
   assert set(np.diff(steps)) == {500}

@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -22,8 +23,11 @@ def recorded(tmp_path):
     directory = tmp_path / f"run_{version}"
     directory.mkdir(exist_ok=True)
     record = {"parameters": parameters, "multiply_adds": 12345, "precision": precision, "loss": 1.5}
+    record |= {"eval_data": "test", "checkpoint_iter": 0 if version else 20}
+    others = [{"eval_data": "train_eval"}, {"checkpoint_iter": 10 if version else 0}]
     with open(directory / "evaluations.jsonl", "a") as file:
-      file.write(json.dumps(record) + "\n")
+      for line in (record, *({**record, "precision": 0.99, **other} for other in others)):
+        file.write(json.dumps(line) + "\n")
   return tmp_path / "run"
 
 
@@ -61,6 +65,35 @@ def test_scripts_refuse_unknown_models():
   result = subprocess.run([SCRIPTS / "stage1_warm_up.sh"], capture_output=True, text=True, check=False, env=environment)
   assert result.returncode == 2
   assert "MODEL is 'vgg'; expected resnet20 or cnn4." in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--data_dir=/x", "--train_dir", "--dataset=cifar10", "-model=cnn4", "--help"])
+def test_reproduce_refuses_flags_that_its_evaluations_would_not_get(flag):
+  result = subprocess.run([SCRIPTS / "reproduce.sh", "resnet20", flag], capture_output=True, text=True, check=False)
+  assert result.returncode == 2
+  assert result.stderr.startswith(f"{flag} goes by argument or environment here")
+
+
+def test_reproduce_stops_at_the_first_failure(tmp_path):
+  foreign = tmp_path / "run_0"
+  foreign.mkdir()
+  (foreign / "notes.txt").write_text("mine")
+  environment = {**os.environ, "DATASET": "synthetic", "TRAIN_DIR": str(tmp_path / "run")}
+  result = subprocess.run([SCRIPTS / "reproduce.sh"], capture_output=True, text=True, check=False, env=environment)
+  assert result.returncode == 1
+  assert "written by something else" in result.stderr
+  assert "cifar10-eval" not in result.stderr
+  assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_the_picture_shows_what_each_layer_kept(tmp_path):
+  layers = {"a": {"channels": 16, "removed": 4}, "b": {"channels": 16, "removed": 0}}
+  report = {"parameters_before": 1000, "parameters_after": 750, "layers": layers}
+  (tmp_path / "stage.json").write_text(json.dumps({"finished": {"report": report}}))
+  picture = tmp_path / "channels.svg"
+  subprocess.run([sys.executable, SCRIPTS / "plot_channels.py", tmp_path, picture], check=True)
+  texts = [element.text for element in ElementTree.parse(picture).iter() if element.text and element.text.strip()]
+  assert texts == ["channels kept: 1,000 parameters became 750 (25% fewer)", "a", "12 of 16"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import signal
-import threading
+import sys
 
 import keras
 import numpy as np
@@ -83,12 +83,23 @@ def test_console_lines_are_the_reference_s_to_the_character(config, capsys):
   assert [int(match[1]) for match in lines] == [0, 5, 10]
 
 
-def test_the_rate_is_that_since_the_last_line(config):
+def test_the_rate_is_that_since_the_last_line(config, monkeypatch):
+  clock = itertools.count()
+  monkeypatch.setattr(train_module.time, "monotonic", lambda: next(clock))
+  monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 0)
+  train(change(config, max_steps=12))
+  readings_per_step = 3
+  rates = [row["examples_per_second"] for row in read_metrics(version(config, 0))]
+  assert rates == pytest.approx([8 / readings_per_step] * 3, rel=0.1)
+
+
+def test_on_a_terminal_a_progress_bar_runs_on_stderr(config, monkeypatch, capsys):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
   train(config)
-  rows = read_metrics(version(config, 0))
-  for before, row in itertools.pairwise(rows):
-    seconds = row["seconds"] - before["seconds"]
-    assert row["examples_per_second"] == pytest.approx(5 * 8 / seconds, rel=1e-3)
+  output = capsys.readouterr()
+  assert "20/20" in output.err
+  assert "step 15, loss" in output.out
+  assert "20/20" not in output.out
 
 
 def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, tmp_path):
@@ -124,26 +135,24 @@ def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkey
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_goes_on_exactly_there(config, tmp_path, signum, monkeypatch):
-  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=3000, log_frequency=1000)
+  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=60)
   train(whole)
   stopped = change(whole, train_dir=config.train_dir)
-  timer = threading.Timer(2.5, os.kill, (os.getpid(), signum))
   handler = signal.getsignal(signum)
-  train_steps = train_module._train_steps
 
-  def start_timer(*args):
-    timer.start()
-    return train_steps(*args)
+  class Signalled(train_module._Run):
+    def _log(self, *args):
+      super()._log(*args)
+      if self.step == 26:
+        os.kill(os.getpid(), signum)
 
-  monkeypatch.setattr(train_module, "_train_steps", start_timer)
-  with pytest.raises(Interrupted) as interrupted:
+  with monkeypatch.context() as patch, pytest.raises(Interrupted) as interrupted:
+    patch.setattr(train_module, "_Run", Signalled)
     train(stopped)
-  monkeypatch.setattr(train_module, "_train_steps", train_steps)
   assert interrupted.value.signum == signum
   assert signal.getsignal(signum) == handler
-  (step,) = checkpoints.checkpoint_steps(version(config, 0))
-  assert 0 < step < 3000
-  assert f"step {step} is saved" in str(interrupted.value)
+  assert checkpoints.checkpoint_steps(version(config, 0)) == [26]
+  assert "step 26 is saved" in str(interrupted.value)
   assert not version(config, 1).exists()
   train(stopped)
   assert_same_weights(saved_weights(stopped, 1), saved_weights(whole, 1))
@@ -236,6 +245,48 @@ def test_a_finished_stage_goes_on_with_more_steps_and_squeezes_again(config):
   assert any((ours != theirs).any() for ours, theirs in zip(before, saved_weights(config, 1)))
 
 
+def test_a_longer_run_that_fails_leaves_the_stage_finished(config, capsys):
+  train(config)
+  with pytest.raises(UserError, match="not finite"):
+    train(change(config, max_steps=30, learning_rate=1e30))
+  capsys.readouterr()
+  train(config)
+  assert "is finished: 20 steps" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_in_its_start_can_run_again(config, monkeypatch):
+  def fail(*_):
+    raise MemoryError
+
+  with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    patch.setattr(train_module, "_train_steps", fail)
+    train(config)
+  train(config)
+  assert version(config, 1).exists()
+
+
+def test_training_never_starts_anew_where_its_checkpoints_are_gone(config):
+  train(config)
+  (version(config, 0) / "checkpoint").write_text("damaged")
+  train(change(config, max_steps=25))
+  assert checkpoints.checkpoint_steps(version(config, 0)) == [20, 25]
+  for path in version(config, 0).glob("model.ckpt-*"):
+    path.unlink()
+  with pytest.raises(UserError, match="was trained to step 25, but its model.ckpt-"):
+    train(change(config, max_steps=30))
+
+
+def test_a_removed_checkpoint_makes_training_go_on_from_the_one_before(config, tmp_path):
+  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=30)
+  train(whole)
+  for steps in (10, 20):
+    train(change(config, max_steps=steps, squeeze_model=False))
+  for path in version(config, 0).glob("model.ckpt-20*"):
+    path.unlink()
+  train(change(config, max_steps=30))
+  assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
+
+
 def test_a_next_version_with_progress_is_replaced_only_on_demand(config):
   train(config)
   train(change(config, checkpoint_version=1))
@@ -258,15 +309,16 @@ def test_another_model_than_the_version_s_is_refused(config):
   train(config)
   for number in (0, 1):
     with pytest.raises(UserError, match="--model is resnet20, but .* was made with cnn4"):
-      train(change(config, checkpoint_version=number, model="resnet20", max_steps=30))
+      train(change(config, checkpoint_version=number, model="resnet20"))
   train(change(config, checkpoint_version=1, model=None))
 
 
 @pytest.mark.parametrize("flag", [{"seed": 4}, {"batch_size": 9}, {"weight_decay": 0.5}, {"dataset": "cifar10"}])
 def test_what_cannot_change_within_a_stage_is_refused(config, flag):
   train(config)
-  with pytest.raises(UserError, match=f"--{next(iter(flag))} is"):
-    train(change(config, max_steps=30, **flag))
+  for steps in (20, 30):
+    with pytest.raises(UserError, match=f"--{next(iter(flag))} is"):
+      train(change(config, max_steps=steps, **flag))
 
 
 def test_what_changes_within_a_stage_is_said(config, capsys):

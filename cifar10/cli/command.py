@@ -17,7 +17,7 @@ def define_number(flag_values, name, default, text, integer=False, low=0, above=
   expected += f" to {high}" if high < math.inf else "" if above else " up"
 
   def fits(value):
-    return value is None or (math.isfinite(value) and low <= value <= high and not (above and value == low))
+    return value is None or (low <= value <= high and value != math.inf and not (above and value == low))
 
   define = flags.DEFINE_integer if integer else flags.DEFINE_float
   define(name, default, f"{text} ({expected})", flag_values=flag_values)
@@ -26,9 +26,9 @@ def define_number(flag_values, name, default, text, integer=False, low=0, above=
 
 def parse(flag_values, usage, argv):
   """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags."""
-  flags.DEFINE_bool("help", False, "Print this help and exit.", flag_values=flag_values)
+  flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=flag_values)
   program = os.path.basename(argv[0])
-  if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+  if any(argument.lstrip("-") in ("help", "h", "help=true") for argument in argv[1:]):
     print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
     sys.exit(0)
   try:
@@ -38,8 +38,7 @@ def parse(flag_values, usage, argv):
   if strays:
     sys.exit(_complain(program, f"stray argument {strays[0]!r}; {program} --help lists the flags", BAD_FLAGS))
   values = flag_values.flag_values_dict()
-  del values["help"]
-  return values
+  return {name: value for name, value in values.items() if name not in ("help", "h")}
 
 
 def run(program, function, config):
@@ -52,6 +51,8 @@ def run(program, function, config):
     return _complain(program, error, BAD_INPUT)
   except Interrupted as interrupted:
     return _complain(program, interrupted, 128 + interrupted.signum)
+  except OSError as error:
+    return _complain(program, f"{error}.", BAD_INPUT)
   except KeyboardInterrupt:
     return _complain(program, "interrupted.", 128 + signal.SIGINT)
   return 0

@@ -53,10 +53,14 @@ def main(argv=None):
   """Runs the command; returns its exit code."""
   argv = sys.argv if argv is None else argv
   config = EvalConfig(**command.parse(flag_values(), USAGE, argv))
+  return command.run(argv[0], _evaluate, config)
+
+
+def _evaluate(config):
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   from cifar10.evaluate import evaluate
 
-  return command.run(argv[0], evaluate, config)
+  evaluate(config)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def flag_values():
   switch(
     "exact_squeeze",
     "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
-    "up to one channel more in each layer.",
+    "a channel more in most layers.",
   )
   switch("overwrite", "Replace the next version though it has training progress; clears its directory.")
   switch("log_device_placement", "Log which device each operation runs on.")
@@ -76,10 +76,14 @@ def main(argv=None):
   """Runs the command; returns its exit code."""
   argv = sys.argv if argv is None else argv
   config = TrainConfig(**command.parse(flag_values(), USAGE, argv))
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  return command.run(argv[0], _train, config)
+
+
+def _train(config):
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if config.log_device_placement else "2")
   from cifar10.train import train
 
-  return command.run(argv[0], train, config)
+  train(config)
 
 
 if __name__ == "__main__":
