@@ -128,6 +128,33 @@ def load_network(directory):
   return model
 
 
+def load_version(directory, iteration=-1):
+  """Loads the network that a version's directory stands for.
+
+  Args:
+    directory: of the version; no other is needed.
+    iteration: step of the training checkpoint; 0: the network that the version starts from; -1: the newest.
+
+  Returns:
+    The `averaged_model` of the training checkpoint, or what `model.keras` holds; and its step.
+
+  Raises:
+    UserError: there is no such checkpoint, or it cannot be read.
+  """
+  stage = read_stage(directory)
+  start = load_network(directory) if (directory / MODEL_FILE).exists() else None
+  steps = [0] * (start is not None) + checkpoint_steps(directory)
+  step = max(steps, default=None) if iteration == -1 else iteration
+  if step not in steps:
+    there = ", ".join(map(str, steps)) or "none"
+    raise UserError(f"--checkpoint_iter is {iteration}, but {directory} has: {there}.")
+  if step == 0:
+    return start, 0
+  state = TrainingState(start or MODELS[stage["flags"]["model"]]())
+  restore(directory, state, step)
+  return averaged_model(state), step
+
+
 def replace_version(directory, model):
   """Puts a directory that holds nothing but `model` in the place of `directory`, whole or not at all."""
   with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as workplace:

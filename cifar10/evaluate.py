@@ -11,7 +11,6 @@ from cifar10.batch_norm import fused
 from cifar10.config import EvalConfig
 from cifar10.errors import UserError
 from cifar10.metrics import timestamp
-from cifar10.models import MODELS
 from cifar10.pruning import multiply_adds
 
 SPLITS = {"test": "test", "train_eval": "train"}
@@ -76,7 +75,14 @@ def _evaluate_forever(config, examples):
 
 def _evaluate_once(config, examples):
   directory = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version)
-  model, step = _network(config, directory)
+  if not directory.is_dir():
+    raise UserError(
+      f"{directory} does not exist: train --checkpoint_version {config.checkpoint_version - 1} first, or give "
+      "--checkpoint_version and --checkpoint_dir of one that does."
+    )
+  model, step = checkpoints.load_version(directory, config.checkpoint_iter)
+  if config.model not in (None, model.name):
+    raise UserError(f"--model is {config.model}, but {directory} holds a {model.name}; leave --model out.")
   parameters = model.count_params()
   print(f"total params: {parameters}", flush=True)
   precision, loss = precision_and_loss(model, examples, config.batch_size)
@@ -99,28 +105,3 @@ def _evaluate_once(config, examples):
   with tf.summary.create_file_writer(config.eval_dir).as_default(step):
     tf.summary.scalar("Precision @ 1", precision)
     tf.summary.scalar("Test loss", loss)
-
-
-def _network(config, directory):
-  """The network that the chosen checkpoint stands for, in standard layers, and its step."""
-  if not directory.is_dir():
-    raise UserError(
-      f"{directory} does not exist: train --checkpoint_version {config.checkpoint_version - 1} first, or give "
-      "--checkpoint_version and --checkpoint_dir of one that does."
-    )
-  stage = checkpoints.read_stage(directory)
-  has_model = (directory / checkpoints.MODEL_FILE).exists()
-  start = checkpoints.load_network(directory) if has_model else None
-  name = start.name if start else stage["flags"]["model"] if stage else None
-  if config.model not in (None, name):
-    raise UserError(f"--model is {config.model}, but {directory} holds a {name}; leave --model out.")
-  steps = checkpoints.checkpoint_steps(directory)
-  step = max(steps, default=0) if config.checkpoint_iter == -1 else config.checkpoint_iter
-  if step not in [*steps, 0] or (step == 0 and start is None):
-    there = ", ".join(map(str, [0] * has_model + steps)) or "none"
-    raise UserError(f"--checkpoint_iter is {config.checkpoint_iter}, but {directory} has: {there}.")
-  if step == 0:
-    return start, 0
-  state = checkpoints.TrainingState(start or MODELS[name]())
-  checkpoints.restore(directory, state, step)
-  return checkpoints.averaged_model(state), step

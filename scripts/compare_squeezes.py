@@ -1,4 +1,4 @@
-"""Compares the two ways to squeeze: the newest training checkpoint of a version, unsqueezed and squeezed, on the test set.
+"""Compares the two ways to squeeze on the test set: a version's newest training checkpoint, unsqueezed and squeezed.
 
 python scripts/compare_squeezes.py checkpoints/cifar10_train_1 [--dataset synthetic]
 """
@@ -8,7 +8,6 @@ import pathlib
 
 from cifar10 import checkpoints, input_pipeline
 from cifar10.evaluate import precision_and_loss
-from cifar10.models import MODELS
 from cifar10.pruning import squeeze
 
 
@@ -19,7 +18,7 @@ def main():
   parser.add_argument("--dataset", default="cifar10", choices=input_pipeline.DATASETS)
   arguments = parser.parse_args()
   examples = input_pipeline.load(arguments.dataset, "test")
-  network = averaged_network(arguments.version_dir)
+  network, _ = checkpoints.load_version(arguments.version_dir)
   print("| network | parameters | precision @ 1 | test loss |")
   print("|---|---|---|---|")
   for name, model in (
@@ -29,16 +28,6 @@ def main():
   ):
     precision, loss = precision_and_loss(model, examples, batch_size=125)
     print(f"| {name} | {model.count_params():,} | {precision:.4f} | {loss:.4f} |", flush=True)
-
-
-def averaged_network(directory):
-  """The network that the newest training checkpoint of a version stands for."""
-  stage = checkpoints.read_stage(directory)
-  has_model = (directory / checkpoints.MODEL_FILE).exists()
-  network = checkpoints.load_network(directory) if has_model else MODELS[stage["flags"]["model"]]()
-  state = checkpoints.TrainingState(network)
-  checkpoints.restore(directory, state, checkpoints.checkpoint_steps(directory)[-1])
-  return checkpoints.averaged_model(state)
 
 
 if __name__ == "__main__":
