@@ -28,6 +28,7 @@ from cifar10.pruning import penalties
 MODEL_FILE = "model.keras"
 STAGE_FILE = "stage.json"
 KEPT_CHECKPOINTS = 5
+_UNFINISHED = ".new"
 _PACKAGES = ("keras", "numpy", "tensorflow")
 
 
@@ -209,7 +210,7 @@ def has_progress(directory):
 @contextlib.contextmanager
 def atomic_file(path):
   """Opens a binary file for writing that appears under its name only when it is whole."""
-  unfinished = path.with_name(f"{path.name}.new")
+  unfinished = path.with_name(path.name + _UNFINISHED)
   try:
     with open(unfinished, "wb") as file:
       yield file
@@ -232,8 +233,8 @@ def _renew_checkpoint_list(directory):
 def _refuse_foreign(directory):
   if directory.exists() and not directory.is_dir():
     raise UserError(f"{directory} is a file; expected a checkpoint version's directory: move it away.")
-  strange = directory.exists() and any(directory.iterdir()) and not (directory / MODEL_FILE).exists()
-  if strange:
+  files = [path for path in directory.glob("*") if path.suffix != _UNFINISHED]
+  if files and not (directory / MODEL_FILE).exists():
     raise UserError(
       f"{directory} was written by something else: it has files, but neither {STAGE_FILE} nor {MODEL_FILE}; "
       "choose another --train_dir."

@@ -50,9 +50,8 @@ def train(config: TrainConfig):
   _check_next_version(config, next_directory)
   tf.debugging.set_log_device_placement(config.log_device_placement)
   print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.", flush=True)
-  keras.utils.set_random_seed(config.seed)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
-  run = _Run(config, stage, network or MODELS[config.model](), examples, directory)
+  run = _Run(config, stage, network or _new_network(config), examples, directory)
   run.train()
   if config.squeeze_model:
     run.finished = _squeeze_into(next_directory, run, examples, config.exact_squeeze)
@@ -84,6 +83,11 @@ def _starting_network(config, directory):
       f"{config.checkpoint_version - 1} with the same --train_dir first."
     )
   return None
+
+
+def _new_network(config):
+  keras.utils.set_random_seed(config.seed)
+  return MODELS[config.model]()
 
 
 def _settled(config, stage, directory, network):

@@ -100,6 +100,11 @@ def test_an_unused_directory_has_no_stage(tmp_path):
   assert checkpoints.read_stage(tmp_path) is None
 
 
+def test_a_directory_where_the_first_file_was_cut_short_is_not_foreign(tmp_path):
+  (tmp_path / "stage.json.new").write_text("{")
+  assert checkpoints.read_stage(tmp_path) is None
+
+
 def test_a_foreign_directory_is_refused(tmp_path):
   (tmp_path / "checkpoint").write_text("model_checkpoint_path: ...")
   with pytest.raises(UserError, match="written by something else"):

@@ -28,7 +28,7 @@ def parse(flag_values, usage, argv):
   """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags."""
   flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=flag_values)
   program = os.path.basename(argv[0])
-  if any(argument.lstrip("-") in ("help", "h", "help=true") for argument in argv[1:]):
+  if any(argument in ("--help", "-help", "-h", "--h", "--help=true") for argument in argv[1:]):
     print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
     sys.exit(0)
   try:
