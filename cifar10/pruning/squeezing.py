@@ -98,7 +98,8 @@ def squeeze(model, exact=True, multiple_of=1):
 def multiply_adds(model):
   """The multiply-adds of convolutions and dense layers for one example; None if an input size is not fixed.
 
-  Output height * width * size of the kernel, summed over the calls of layers. Padding counts like the rest.
+  Output height * width * size of the kernel, summed over the calls of the layers that mix channels by a rule of the
+  channel graph; layers without a rule do not count. Padding counts like the rest.
   """
   total = 0
   for node in ChannelGraph(model).mixing_nodes():
