@@ -280,8 +280,12 @@ def test_silent_server_fails_fast(register, tmp_path):
 
 
 def test_slow_name_resolution_fails_fast(register, tmp_path, monkeypatch):
+  def resolve(*_):
+    time.sleep(20)
+    raise socket.gaierror("no such host")
+
   register("http://localhost:9/cifar.tar.gz")
-  monkeypatch.setattr(socket, "getaddrinfo", lambda *args: time.sleep(20))
+  monkeypatch.setattr(socket, "getaddrinfo", resolve)
   monkeypatch.setattr(input_pipeline, "_PROBE_SECONDS", 1)
   assert "no answer in 1 seconds" in assert_fails_fast(tmp_path)
 
