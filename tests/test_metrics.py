@@ -9,7 +9,6 @@ def record(directory, steps, start=0, max_steps=1000, log_frequency=10):
     row = dict.fromkeys(COLUMNS, step / 7) | {"step": step}
     metrics.add(row, {"conv_bn/gamma": np.array([step, 1.0], np.float32)})
   metrics.save()
-  return metrics
 
 
 def test_rows_are_read_as_they_were_added(tmp_path):
