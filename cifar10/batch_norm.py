@@ -8,7 +8,7 @@ Networks train with it; what is saved holds Keras' own layer (`unfused`).
 import keras
 import tensorflow as tf
 
-from cifar10.pruning import channel_graph
+from cifar10.pruning import register, rules
 
 # On a CPU TensorFlow's fused batch norm of any other number of channels is several times slower, so that squeezed
 # networks would train slower than full ones. Channels are independent of each other: zeros fill the last block up.
@@ -39,7 +39,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     return outputs
 
 
-channel_graph.register(FusedBatchNormalization, channel_graph.BatchNorm())
+register(FusedBatchNormalization, rules.BatchNorm())
 
 
 def _padded(values, padding):

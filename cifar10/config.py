@@ -22,7 +22,9 @@ class TrainConfig:
   save_interval_secs: float = 600
   squeeze_model: bool = True
   exact_squeeze: bool = True
+  recalibration_batches: int = 0
   overwrite: bool = False
+  deterministic_ops: bool = False
   log_device_placement: bool = False
 
 

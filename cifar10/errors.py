@@ -1,12 +1,13 @@
 """The exceptions that the commands turn into a sentence and an exit code."""
 
+import re
 import signal
 
 
 def first_line(error):
-  """The first line of an exception's message, without a full stop, to stand within a sentence."""
+  """The first line of an exception's message, without a full stop or TensorFlow's marks, to stand in a sentence."""
   text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0].rstrip(" .:")
+  return re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", text.splitlines()[0]).rstrip(" .:")
 
 
 class UserError(Exception):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from cifar10 import checkpoints, input_pipeline
 from cifar10.batch_norm import fused
 from cifar10.config import EvalConfig
-from cifar10.errors import UserError
+from cifar10.errors import UserError, first_line
 from cifar10.metrics import timestamp
 from cifar10.pruning import multiply_adds
 
@@ -68,7 +68,7 @@ def _evaluate_forever(config, examples):
     start = time.monotonic()
     try:
       _evaluate_once(config, examples)
-    except UserError as error:  # The training beside it may not have come so far yet.
+    except (UserError, OSError) as error:  # The training beside it may not have come so far yet, or replaces it.
       print(error, file=sys.stderr)
     time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
 
@@ -77,7 +77,7 @@ def _evaluate_once(config, examples):
   directory = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version)
   if not directory.is_dir():
     raise UserError(
-      f"{directory} does not exist: train --checkpoint_version {config.checkpoint_version - 1} first, or give "
+      f"{directory} does not exist: train --checkpoint_version {max(0, config.checkpoint_version - 1)} first, or give "
       "--checkpoint_version and --checkpoint_dir of one that does."
     )
   model, step = checkpoints.load_version(directory, config.checkpoint_iter)
@@ -100,8 +100,19 @@ def _evaluate_once(config, examples):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
-  with open(directory / EVALUATIONS_FILE, "a") as file:
-    file.write(json.dumps(record) + "\n")
-  with tf.summary.create_file_writer(config.eval_dir).as_default(step):
-    tf.summary.scalar("Precision @ 1", precision)
-    tf.summary.scalar("Test loss", loss)
+  try:
+    with tf.summary.create_file_writer(config.eval_dir).as_default(step):
+      tf.summary.scalar("Precision @ 1", precision)
+      tf.summary.scalar("Test loss", loss)
+  except tf.errors.OpError as error:
+    raise UserError(
+      f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
+    ) from error
+  _append_line(directory / EVALUATIONS_FILE, json.dumps(record))
+
+
+def _append_line(path, line):
+  """Appends a line to a file; what a killed process left of another before it stays a line of its own."""
+  cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+  with open(path, "a") as file:
+    file.write("\n" * cut + line + "\n")

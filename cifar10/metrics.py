@@ -4,7 +4,6 @@ import contextlib
 import csv
 import datetime
 import math
-import zipfile
 
 import keras
 import numpy as np
@@ -76,7 +75,10 @@ def read_metrics(directory):
   if not path.exists():
     return []
   with open(path, newline="") as file, _damage_is_said(path):
-    complete = [row for row in csv.DictReader(file) if row.get(COLUMNS[-1])]
+    reader = csv.DictReader(file)
+    if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+      raise ValueError(reader.fieldnames)
+    complete = [row for row in reader if row.get(COLUMNS[-1])]
     return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in complete]
 
 
@@ -99,7 +101,7 @@ def timestamp():
 def _damage_is_said(path):
   try:
     yield
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # Whatever numpy and csv raise for a damaged file.
     raise UserError(f"{path} is damaged; remove it to go on without what it recorded.") from error
 
 

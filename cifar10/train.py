@@ -15,10 +15,10 @@ import tqdm
 
 from cifar10 import checkpoints, input_pipeline
 from cifar10.config import TrainConfig
-from cifar10.errors import Interrupted, UserError
+from cifar10.errors import Interrupted, UserError, first_line
 from cifar10.metrics import Metrics, timestamp
 from cifar10.models import MODELS
-from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
+from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, recalibrate, squeeze
 
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
 AVERAGE_DECAY = 0.999
@@ -27,6 +27,10 @@ LEARNING_RATE_DECAY = 0.1
 SECONDS_PER_CALL = 1.0
 SELF_CHECK_IMAGES = 1000
 FIXED_FLAGS = ("model", "dataset", "batch_size", "weight_decay", "seed")
+CHANGING_FLAGS = (
+  *("l1_penalty", "learning_rate", "max_steps", "data_dir", "log_frequency", "save_interval_secs"),
+  *("squeeze_model", "exact_squeeze", "recalibration_batches", "deterministic_ops"),
+)
 
 
 def train(config: TrainConfig):
@@ -41,20 +45,27 @@ def train(config: TrainConfig):
   """
   directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version)
   next_directory = checkpoints.version_dir(config.train_dir, config.checkpoint_version + 1)
+  with checkpoints.locked(directory) as check_lock:
+    _train(config, directory, next_directory, check_lock)
+
+
+def _train(config, directory, next_directory, check_lock):
   stage = checkpoints.read_stage(directory)
   network = _starting_network(config, directory)
   config = _settled(config, stage, directory, network)
   if stage and _is_finished(stage, config, next_directory):
     print(f"{directory} is finished: {stage['progress']['step']} steps are done; nothing was changed.")
     return
-  _check_next_version(config, next_directory)
+  _check_next_version(config, stage, next_directory)
   tf.debugging.set_log_device_placement(config.log_device_placement)
+  if config.deterministic_ops:
+    tf.config.experimental.enable_op_determinism()
   print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.", flush=True)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
-  run = _Run(config, stage, network or _new_network(config), examples, directory)
+  run = _Run(config, stage, network or _new_network(config), examples, directory, check_lock)
   run.train()
   if config.squeeze_model:
-    run.finished = _squeeze_into(next_directory, run, examples, config.exact_squeeze)
+    run.finished = _squeeze_into(next_directory, run, examples)
     run.write_stage()
 
 
@@ -65,12 +76,17 @@ def _is_finished(stage, config, next_directory):
   return done and (stands or not config.squeeze_model)
 
 
-def _check_next_version(config, next_directory):
-  if config.squeeze_model and checkpoints.has_progress(next_directory) and not config.overwrite:
+def _check_next_version(config, stage, next_directory):
+  same_again = stage and stage["finished"] and stage["progress"]["step"] >= config.max_steps
+  lost = same_again and not (next_directory / checkpoints.MODEL_FILE).exists()
+  if config.squeeze_model and checkpoints.has_progress(next_directory) and not config.overwrite and not lost:
     raise UserError(
       f"{next_directory} has training progress, which squeezing this stage would replace; "
       "pass --overwrite to clear that directory, or --nosqueeze_model to leave it."
     )
+  if config.squeeze_model:
+    with checkpoints.locked(next_directory):
+      pass
 
 
 def _starting_network(config, directory):
@@ -103,37 +119,38 @@ def _settled(config, stage, directory, network):
       )
   settings = {"model": "resnet20", "seed": secrets.randbelow(2**31), **given, **fixed}
   settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
-  for name in ("l1_penalty", "learning_rate", "max_steps"):
-    if stage and stage["flags"][name] != getattr(config, name):
-      print(f"--{name} was {stage['flags'][name]} and is now {getattr(config, name)}.")
+  for name in CHANGING_FLAGS:
+    before, now = stage["flags"].get(name) if stage else None, getattr(config, name)
+    if stage and before != now:
+      print(f"--{name} was {before} and is now {now}.")
   return dataclasses.replace(config, **settings)
 
 
 class _Run:
   """The training of one stage: state, optimizer, records and the loop over steps."""
 
-  def __init__(self, config, stage, network, examples, directory):
+  def __init__(self, config, stage, network, examples, directory, check_lock):
     self.config = config
     self.directory = directory
-    self.step = max(checkpoints.checkpoint_steps(directory), default=0)
+    self.check_lock = check_lock
     self.finished = stage["finished"] if stage else None
     self.seconds = stage["progress"]["seconds"] if stage else 0.0
-    if stage and stage["progress"]["step"] > 0 and self.step == 0:
+    if stage and stage["progress"]["step"] > 0 and not checkpoints.checkpoint_steps(directory):
       raise UserError(
         f"{directory} was trained to step {stage['progress']['step']}, but its model.ckpt-* files are gone; "
         "restore them, or remove the directory to train the stage anew."
       )
     self.penalties = penalties(network)
-    directory.mkdir(parents=True, exist_ok=True)
-    self.write_stage()
     self.state = checkpoints.TrainingState(network)
     self.optimizer = _optimizer(config, self.penalties, len(examples.labels))
     self.optimizer.build(self.state.model.trainable_variables)
-    optimizer_variables = {v.path: v.value for v in self.optimizer.variables}
-    self.manager = checkpoints.checkpoint_manager(directory, self.state, optimizer=optimizer_variables)
+    self.optimizer_variables = {v.path: v.value for v in self.optimizer.variables}
+    self.step = checkpoints.restore_newest(directory, self.state, optimizer=self.optimizer_variables)
+    self.saved_step = self.step
+    checkpoints.remove_unfinished_checkpoints(directory)
     if self.step:
-      checkpoints.restore(directory, self.state, self.step, optimizer=optimizer_variables)
       print(f"resumed at step {self.step}.")
+    self.write_stage()
     self.metrics = Metrics(directory, self.step, config.max_steps, config.log_frequency)
     self.train_steps = _train_steps(config, self.state, self.optimizer, examples, self.penalties)
 
@@ -150,7 +167,7 @@ class _Run:
         start = time.monotonic()
         to_log = -self.step % config.log_frequency + 1
         count = min(steps_per_call, to_log, config.max_steps - self.step)
-        figures = {name: float(value) for name, value in self.train_steps(count).items()}
+        figures = self._train_some(count)
         if not math.isfinite(figures["loss"]):
           raise self._not_finite("loss", int(self.state.step) - 1)
         self.step += count
@@ -159,13 +176,22 @@ class _Run:
         now = time.monotonic()
         steps_per_call = max(1, int(SECONDS_PER_CALL * count / (now - start)))
         if count == to_log:
-          self._log(figures, self.step - logged_step, now - logged_time)
+          self._log_or_save(figures, self.step - logged_step, now - logged_time)
           logged_step, logged_time = self.step, now
         if caught or self.step == config.max_steps or now - last_save >= config.save_interval_secs:
           self._save()
           last_save = time.monotonic()
         if caught:
           raise Interrupted(caught[0], f"step {self.step} is saved in {self.directory}; run again to go on")
+
+  def _train_some(self, count):
+    try:
+      return {name: float(value) for name, value in self.train_steps(count).items()}
+    except tf.errors.ResourceExhaustedError as error:
+      raise UserError(
+        f"--batch_size {self.config.batch_size} needs more memory than there is ({first_line(error)}); "
+        "take a smaller one, in a stage of its own."
+      ) from error
 
   def write_stage(self):
     """Records settings, progress and, once squeezed, how the stage ended."""
@@ -179,6 +205,16 @@ class _Run:
         "finished": self.finished,
       },
     )
+
+  def _log_or_save(self, *figures):
+    try:
+      self._log(*figures)
+    except OSError as error:
+      self._save()
+      raise UserError(
+        f"the console or the records in {self.directory} cannot be written ({first_line(error)}); "
+        f"step {self.step} is saved: run again to go on."
+      ) from error
 
   def _log(self, figures, steps, seconds):
     config, step = self.config, self.step - 1
@@ -198,15 +234,26 @@ class _Run:
     for variable in self.state.model.variables:
       if not np.isfinite(variable.numpy()).all():
         raise self._not_finite(variable.path, self.step - 1)
-    self.manager.save(checkpoint_number=self.step)
-    self.metrics.save()
-    self.finished = None
-    self.write_stage()
+    self.check_lock()
+    try:
+      self.metrics.save()
+      checkpoints.save(self.directory, self.state, self.step, optimizer=self.optimizer_variables)
+      self.saved_step = self.step
+      self.finished = None
+      self.write_stage()
+    except (OSError, tf.errors.OpError) as error:
+      checkpoints.remove_unfinished_checkpoints(self.directory)
+      raise UserError(
+        f"step {self.step} cannot be saved in {self.directory} ({first_line(error)}); {self._what_stays()}: "
+        "make room or restore the directory, and run again."
+      ) from error
+
+  def _what_stays(self):
+    return f"the checkpoint at step {self.saved_step} stays as it is" if self.saved_step else "nothing was saved"
 
   def _not_finite(self, what, step):
-    saved = self.manager.latest_checkpoint
     return UserError(
-      f"{what} is not finite after step {step}; {f'{saved} stays as it is' if saved else 'nothing was saved'}: "
+      f"{what} is not finite after step {step}; {self._what_stays()}: "
       f"try a --learning_rate below {self.config.learning_rate}."
     )
 
@@ -215,7 +262,7 @@ def _optimizer(config, gamma_penalties, num_examples):
   """Plain SGD with soft thresholding; its learning rate drops to a tenth every 350 epochs."""
   schedule = keras.optimizers.schedules.ExponentialDecay(
     config.learning_rate,
-    decay_steps=int(EPOCHS_PER_DECAY * num_examples / config.batch_size),
+    decay_steps=max(1, int(EPOCHS_PER_DECAY * num_examples / config.batch_size)),
     decay_rate=LEARNING_RATE_DECAY,
     staircase=True,
   )
@@ -227,8 +274,7 @@ def _train_steps(config, state, optimizer, examples, gamma_penalties):
   examples = input_pipeline.Examples(*map(tf.constant, examples))
   variables = state.model.trainable_variables
   kernels = [variable for variable in variables if variable.name == "kernel"]
-  # Another order of examples in each stage, with one and the same seed.
-  seed = (config.checkpoint_version << 32) + config.seed
+  seed = _batch_seed(config)
 
   def train_step():
     images, labels = input_pipeline.batch(examples, seed, state.step, config.batch_size)
@@ -259,6 +305,19 @@ def _train_steps(config, state, optimizer, examples, gamma_penalties):
     }
 
   return lambda count: train_steps(tf.constant(count))
+
+
+def _batch_seed(config):
+  """Another order of examples in each stage, with one and the same --seed."""
+  return (config.checkpoint_version << 32) + config.seed
+
+
+def _next_batches(run, examples):
+  """The images of the batches that the stage would train on next."""
+  examples = input_pipeline.Examples(*map(tf.constant, examples))
+  for step in range(run.step, run.step + run.config.recalibration_batches):
+    images, _ = input_pipeline.batch(examples, _batch_seed(run.config), step, run.config.batch_size)
+    yield images
 
 
 def update_averages(averages, variables, step):
@@ -297,10 +356,10 @@ def _caught_signals():
     restore_handlers()
 
 
-def _squeeze_into(next_directory, run, examples, exact):
+def _squeeze_into(next_directory, run, examples):
   """Writes the next version; returns how the stage ended, for `stage.json`."""
   network = checkpoints.averaged_model(run.state)
-  smaller, report = squeeze(network, exact=exact)
+  smaller, report = squeeze(network, exact=run.config.exact_squeeze)
   images = input_pipeline.standardize(examples.images[:SELF_CHECK_IMAGES])
   full, squeezed = (keras.ops.convert_to_numpy(model(images)) for model in (network, smaller))
   difference = float(np.abs(full - squeezed).max())
@@ -309,11 +368,25 @@ def _squeeze_into(next_directory, run, examples, exact):
     f"squeezed {report.parameters_before} parameters to {report.parameters_after}; on {len(images)} training "
     f"images logits differ by {difference:.2g} at most and {agreeing} predictions agree."
   )
-  checkpoints.replace_version(next_directory, smaller)
+  if run.config.recalibration_batches:
+    recalibrate(smaller, _next_batches(run, examples))
+    print(f"moving statistics are recomputed on {run.config.recalibration_batches} training batches.")
+  try:
+    with checkpoints.locked(next_directory):
+      if checkpoints.has_progress(next_directory) and not run.config.overwrite:
+        checkpoints.restore_network(next_directory, smaller)
+      else:
+        checkpoints.replace_version(next_directory, smaller)
+  except OSError as error:
+    raise UserError(
+      f"{next_directory} cannot be written ({first_line(error)}); the stage is trained and saved: make room, and run "
+      "again to squeeze it."
+    ) from error
   print(f"{next_directory / checkpoints.MODEL_FILE} is written.")
   return {
     "step": run.step,
-    "exact": exact,
+    "exact": run.config.exact_squeeze,
+    "recalibration_batches": run.config.recalibration_batches,
     "self_check": {"images": len(images), "largest_difference": difference, "agreeing": agreeing},
     "report": dataclasses.asdict(report),
   }

@@ -30,7 +30,7 @@ def main():
 def newest_evaluation(train_dir, version):
   """The last evaluation, a dict, of the network that a version starts from, or that version 0 trained; or None."""
   path = pathlib.Path(f"{train_dir}_{version}", "evaluations.jsonl")
-  records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
   records = [r for r in records if r["eval_data"] == "test" and (version == 0) == (r["checkpoint_iter"] > 0)]
   return records[-1] if records else None
 

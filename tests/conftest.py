@@ -1,3 +1,4 @@
+import hypothesis
 import keras
 import pytest
 from keras import layers
@@ -35,3 +36,12 @@ def tiny_world(monkeypatch, synthetic):
   for name in list(MODELS):
     monkeypatch.setitem(MODELS, name, lambda name=name: build_tiny_network(name))
   monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
+
+
+hypothesis.settings.register_profile(
+  "default", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.register_profile(
+  "thorough", max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("default")

@@ -50,7 +50,7 @@ def test_averaged_model_keeps_moving_statistics_and_holds_standard_layers(state)
 
 
 def test_a_state_is_saved_and_restored(tmp_path, state, tiny_network):
-  checkpoints.checkpoint_manager(tmp_path, state).save(checkpoint_number=7)
+  checkpoints.save(tmp_path, state, 7)
   other = checkpoints.TrainingState(tiny_network)
   checkpoints.restore(tmp_path, other, 7)
   assert int(other.step) == 7
@@ -60,24 +60,42 @@ def test_a_state_is_saved_and_restored(tmp_path, state, tiny_network):
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_the_newest_five_checkpoints_stay(tmp_path, state):
-  manager = checkpoints.checkpoint_manager(tmp_path, state)
+def test_the_newest_five_checkpoints_stay_and_those_of_others(tmp_path, state):
+  ours, others = tmp_path / "a*_0", tmp_path / "ab_0"
+  for directory in (ours, others):
+    directory.mkdir()
+  checkpoints.save(others, state, 10)
   for step in range(10, 80, 10):
-    manager.save(checkpoint_number=step)
-  assert checkpoints.checkpoint_steps(tmp_path) == [30, 40, 50, 60, 70]
+    checkpoints.save(ours, state, step)
+  assert checkpoints.checkpoint_steps(ours) == [30, 40, 50, 60, 70]
+  assert len(list(ours.iterdir())) == 10
+  assert checkpoints.checkpoint_steps(others) == [10]
+
+
+def test_other_files_that_look_like_checkpoints_are_none(tmp_path):
+  for name in ("model.ckpt-best.index", "model.ckpt-5.index.bak", "my.ckpt-6.index"):
+    (tmp_path / name).write_text("")
+  assert checkpoints.checkpoint_steps(tmp_path) == []
 
 
 def test_restoring_what_is_not_there_or_damaged_is_one_sentence(tmp_path, state):
   with pytest.raises(UserError, match="model.ckpt-9 cannot be read"):
     checkpoints.restore(tmp_path, state, 9)
-  checkpoints.checkpoint_manager(tmp_path, state).save(checkpoint_number=9)
+  checkpoints.save(tmp_path, state, 9)
   (tmp_path / "model.ckpt-9.index").write_bytes(b"junk")
   with pytest.raises(UserError, match="model.ckpt-9 cannot be read"):
     checkpoints.restore(tmp_path, state, 9)
 
 
+STAGE = {
+  "flags": {"model": "cnn4", "dataset": "synthetic", "batch_size": 8, "weight_decay": 0.0, "seed": 3},
+  "progress": {"step": 5, "seconds": 0.5},
+  "finished": None,
+}
+
+
 def test_a_stage_is_written_and_read(tmp_path):
-  stage = {"flags": {"seed": 3}, "progress": {"step": 5}, "finished": None}
+  stage = STAGE
   checkpoints.write_stage(tmp_path, stage)
   read = checkpoints.read_stage(tmp_path)
   assert read.pop("packages")["tensorflow"] == tf.__version__
@@ -85,7 +103,7 @@ def test_a_stage_is_written_and_read(tmp_path):
 
 
 def test_a_stage_that_was_changed_is_refused(tmp_path):
-  checkpoints.write_stage(tmp_path, {"flags": {"seed": 3}})
+  checkpoints.write_stage(tmp_path, STAGE)
   path = tmp_path / "stage.json"
   stage = json.loads(path.read_text())
   stage["flags"]["seed"] = 4
@@ -93,6 +111,17 @@ def test_a_stage_that_was_changed_is_refused(tmp_path):
     path.write_text(text)
     with pytest.raises(UserError, match="does not match its checksum"):
       checkpoints.read_stage(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [{"flags": {}}, {"flags": []}, {"progress": {"step": "5", "seconds": 0.5}}, {"progress": None}, {"finished": 7},
+   {"flags": {**STAGE["flags"], "model": "zzz"}}],
+)  # fmt: skip
+def test_a_stage_that_lacks_what_is_needed_is_damaged_though_its_checksum_is_right(tmp_path, change):
+  checkpoints.write_stage(tmp_path, {**STAGE, **change})
+  with pytest.raises(UserError, match="stage.json is damaged"):
+    checkpoints.read_stage(tmp_path)
 
 
 def test_an_unused_directory_has_no_stage(tmp_path):

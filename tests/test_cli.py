@@ -68,9 +68,9 @@ def test_choices_are_those_of_the_program(module):
   [
     (train, "stray", "stray argument 'stray'"),
     (train, "--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
-    (train, "--learning_rate=nan", "--learning_rate=nan: expected a number above 0"),
-    (train, "--learning_rate=0", "--learning_rate=0.0: expected a number above 0"),
-    (train, "--l1_penalty=-1", "--l1_penalty=-1.0: expected a number from 0"),
+    (train, "--learning_rate=nan", "--learning_rate=nan: expected a number above 0 to 1000000"),
+    (train, "--learning_rate=0", "--learning_rate=0: expected a number above 0 to 1000000"),
+    (train, "--l1_penalty=-1", "--l1_penalty=-1: expected a number from 0"),
     (train, "--l1_penalty=inf", "--l1_penalty=inf: expected a number from 0"),
     (train, "--max_steps=0", "--max_steps=0: expected a whole number from 1"),
     (train, "--max_steps=two", "--max_steps=two"),
@@ -94,6 +94,26 @@ def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
   assert output.err.startswith("program: ")
   assert len(output.err.splitlines()) == 1
   assert not output.out
+
+
+def numbers(module):
+  """The flags of a command that take numbers."""
+  values = module.flag_values()
+  return [name for name in values if isinstance(values[name].default, (int, float)) and not values[name].boolean] + (
+    ["seed", "weight_decay"] if module is train else []
+  )
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, name) for m in (train, evaluate) for name in numbers(m)])
+@pytest.mark.parametrize("value", ["", "text", "nan", "inf", "-inf", "-5", "1e400", f"{10**30}", "1;2", "zwölf"])
+def test_every_number_has_a_range_that_the_sentence_names(module, name, value, capsys):
+  with pytest.raises(SystemExit) as end:
+    module.main(["program", f"--{name}={value}"])
+  assert end.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"--{name}=" in line
+  assert "expected a " in line
+  assert " from " in line or " above " in line
 
 
 def test_flags_become_settings(monkeypatch):

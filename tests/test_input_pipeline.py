@@ -244,6 +244,19 @@ def test_damaged_archive_leaves_no_data(server, register, tmp_path):
   assert_examples(input_pipeline.load("cifar10", "test", data_dir), *splits["test"])
 
 
+@pytest.mark.parametrize("name", ["../evil", "{outside}/evil", "cifar-10-batches-bin/../../../evil"])
+def test_an_archive_that_reaches_outside_is_refused(server, register, tmp_path, name):
+  name = name.format(outside=tmp_path)
+  archive = io.BytesIO()
+  with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+    member = tarfile.TarInfo(name)
+    member.size = 4
+    tar.addfile(member, io.BytesIO(b"evil"))
+  register(serve(server, tmp_path, archive.getvalue()), archive.getvalue())
+  assert "failed (" in load_error(tmp_path / "data")
+  assert not list(tmp_path.parent.rglob("evil"))
+
+
 def test_interrupted_preparation_is_not_data(register, tmp_path):
   register("http://localhost:9/cifar.tar.gz")
   (tmp_path / "cifar10" / "incomplete.ABCDEF_3.0.2").mkdir(parents=True)

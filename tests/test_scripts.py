@@ -31,6 +31,14 @@ def recorded(tmp_path):
   return tmp_path / "run"
 
 
+def test_the_table_passes_over_a_record_that_was_cut(recorded):
+  before = table(recorded).stdout
+  with open(f"{recorded}_1/evaluations.jsonl", "a") as file:
+    file.write('{"eval_data": "te\n')
+  result = table(recorded)
+  assert (result.returncode, result.stdout) == (0, before)
+
+
 def test_the_table_shows_the_newest_evaluation_of_each_version(recorded):
   result = table(recorded)
   assert result.returncode == 0

@@ -17,6 +17,7 @@ from cifar10 import train as train_module
 from cifar10.config import TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.metrics import read_gammas, read_metrics
+from cifar10.pruning import recalibrate
 from cifar10.train import train, update_averages
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -209,7 +210,7 @@ def test_the_learning_rate_drops_to_a_tenth_after_350_epochs():
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(config):
   train(change(config, squeeze_model=False))
   before = contents(version(config, 0))
-  with pytest.raises(UserError, match=r"not finite after step \d+; .*model.ckpt-20 stays as it is"):
+  with pytest.raises(UserError, match=r"not finite after step \d+; the checkpoint at step 20 stays as it is"):
     train(change(config, max_steps=200, learning_rate=1e30))
   after = contents(version(config, 0))
   assert {name: after[name] for name in before if "ckpt" in name} == {
@@ -321,10 +322,31 @@ def test_what_cannot_change_within_a_stage_is_refused(config, flag):
       train(change(config, max_steps=steps, **flag))
 
 
-def test_what_changes_within_a_stage_is_said(config, capsys):
+def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alone():
+  flags = {field.name for field in dataclasses.fields(TrainConfig)}
+  places = {"checkpoint_version", "train_dir"}
+  assert {
+    *train_module.FIXED_FLAGS,
+    *train_module.CHANGING_FLAGS,
+    *places,
+    "overwrite",
+    "log_device_placement",
+  } == flags
+
+
+@pytest.mark.parametrize(
+  "flag",
+  [
+    {"l1_penalty": 0.5}, {"learning_rate": 0.02}, {"max_steps": 25}, {"data_dir": "elsewhere"}, {"log_frequency": 7},
+    {"save_interval_secs": 5.0}, {"squeeze_model": True}, {"exact_squeeze": False}, {"recalibration_batches": 2},
+  ],
+)  # fmt: skip
+def test_what_changes_within_a_stage_is_said(config, capsys, flag):
+  config = change(config, squeeze_model=False)
   train(config)
-  train(change(config, max_steps=30, learning_rate=0.02))
-  assert "--learning_rate was 0.01 and is now 0.02." in capsys.readouterr().out
+  train(change(config, **{"max_steps": 21, **flag}))
+  ((name, value),) = flag.items()
+  assert f"--{name} was {getattr(config, name)} and is now {value}." in capsys.readouterr().out
 
 
 def test_a_foreign_directory_is_refused(config):
@@ -349,6 +371,14 @@ def test_a_drawn_seed_is_recorded_and_kept(config, capsys):
   assert f"seed {seed}" in capsys.readouterr().out
   train(change(config, seed=None, max_steps=30, squeeze_model=False))
   assert checkpoints.read_stage(version(config, 0))["flags"]["seed"] == seed
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_ops_are_asked_for_on_demand(config, monkeypatch, wanted):
+  asked = []
+  monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+  train(change(config, max_steps=2, deterministic_ops=wanted))
+  assert asked == [True] * wanted
 
 
 def test_the_stage_records_its_flags_and_the_self_check(config, capsys):
@@ -377,3 +407,21 @@ def test_metrics_gammas_and_events_are_recorded(config):
 def test_checkpoints_are_saved_every_so_often(config):
   train(change(config, save_interval_secs=1e-9, max_steps=8, log_frequency=1))
   assert checkpoints.checkpoint_steps(version(config, 0)) == [4, 5, 6, 7, 8]
+
+
+def test_recalibration_sets_the_next_version_s_moving_statistics_to_those_of_batches(config, capsys, monkeypatch):
+  batches = []
+  monkeypatch.setattr(
+    train_module, "recalibrate", lambda model, images: batches.extend(images) or recalibrate(model, batches)
+  )
+  train(change(config, recalibration_batches=3))
+  assert "moving statistics are recomputed on 3 training batches." in capsys.readouterr().out
+  assert checkpoints.read_stage(version(config, 0))["finished"]["recalibration_batches"] == 3
+  assert [batch.shape for batch in batches] == [(8, 32, 32, 3)] * 3
+  assert len({batch.numpy().tobytes() for batch in batches}) == 3
+  network, _ = checkpoints.load_version(version(config, 0))
+  lagging, recalibrated = network.get_weights(), saved_weights(config, 1)
+  assert any((one != other).any() for one, other in zip(lagging, recalibrated))
+  recalibrate(network, batches)
+  for ours, theirs in zip(network.get_weights(), recalibrated, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

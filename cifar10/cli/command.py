@@ -1,5 +1,6 @@
 """What the commands share: ranges of flags, parsing, and errors as one sentence."""
 
+import contextlib
 import math
 import os
 import signal
@@ -16,12 +17,19 @@ def define_number(flag_values, name, default, text, integer=False, low=0, above=
   expected = f"a {'whole ' * integer}number {'above' if above else 'from'} {low}"
   expected += f" to {high}" if high < math.inf else "" if above else " up"
 
-  def fits(value):
-    return value is None or (low <= value <= high and value != math.inf and not (above and value == low))
+  class Number(flags.IntegerParser if integer else flags.FloatParser):
+    """Says what was expected, of text too."""
 
-  define = flags.DEFINE_integer if integer else flags.DEFINE_float
-  define(name, default, f"{text} ({expected})", flag_values=flag_values)
-  flags.register_validator(name, fits, message=f"expected {expected}", flag_values=flag_values)
+    syntactic_help = ""
+
+    def parse(self, argument):
+      with contextlib.suppress(TypeError, ValueError):
+        value = super().parse(argument)
+        if low <= value <= high and value != math.inf and not (above and value == low):
+          return value
+      raise ValueError(f"expected {expected}")
+
+  flags.DEFINE(Number(), name, default, f"{text} ({expected})", flag_values=flag_values)
 
 
 def parse(flag_values, usage, argv):
@@ -43,7 +51,7 @@ def parse(flag_values, usage, argv):
 
 def run(program, function, config):
   """Calls `function(config)` and returns the exit code; what the user can put right becomes a sentence."""
-  from cifar10.errors import Interrupted, UserError
+  from cifar10.errors import Interrupted, UserError, first_line
 
   try:
     function(config)
@@ -53,6 +61,10 @@ def run(program, function, config):
     return _complain(program, interrupted, 128 + interrupted.signum)
   except OSError as error:
     return _complain(program, f"{error}.", BAD_INPUT)
+  except Exception as error:
+    if "tensorflow" in sys.modules and isinstance(error, sys.modules["tensorflow"].errors.OpError):
+      return _complain(program, f"{first_line(error)}.", BAD_INPUT)
+    raise
   except KeyboardInterrupt:
     return _complain(program, "interrupted.", 128 + signal.SIGINT)
   return 0

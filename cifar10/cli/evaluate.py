@@ -44,7 +44,7 @@ def flag_values():
   flags.DEFINE_bool(
     "run_once", defaults.run_once, "Evaluate once; else every --eval_interval_secs.", flag_values=values
   )
-  number("eval_interval_secs", "Seconds from one evaluation to the next.", above=True)
+  number("eval_interval_secs", "Seconds from one evaluation to the next.", above=True, high=10**9)
   string("eval_dir", "Directory of TensorBoard events.")
   return values
 

@@ -49,10 +49,10 @@ def flag_values():
     flag_values=values,
   )
   number("max_steps", "Steps of the whole stage.", integer=True, low=1, high=2**31 - 1)
-  number("l1_penalty", "Strength of the sparsity of gammas; 0 for fine-tuning.")
-  number("learning_rate", "Learning rate; a tenth of it after every 350 epochs.", above=True)
+  number("l1_penalty", "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6)
+  number("learning_rate", "Learning rate; a tenth of it after every 350 epochs.", above=True, high=10**6)
   number("batch_size", "Images in a step.", integer=True, low=1, high=10**6)
-  number("weight_decay", "Weight decay of kernels. By default 0.0005 for resnet20, 0 for cnn4.")
+  number("weight_decay", "Weight decay of kernels. By default 0.0005 for resnet20, 0 for cnn4.", high=10**6)
   number(
     "seed",
     "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
@@ -60,14 +60,26 @@ def flag_values():
     high=2**31 - 1,
   )
   number("log_frequency", "Steps between console lines.", integer=True, low=1, high=2**31 - 1)
-  number("save_interval_secs", "Seconds between checkpoints.", above=True)
+  number("save_interval_secs", "Seconds between checkpoints.", above=True, high=10**9)
   switch("squeeze_model", "At the end, squeeze and write the next version.")
   switch(
     "exact_squeeze",
     "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
     "a channel more in most layers.",
   )
+  number(
+    "recalibration_batches",
+    "After squeezing, recompute the moving statistics of batch norms on so many batches of distorted training "
+    "images; 0 leaves them as training made them, as the paper's own program does.",
+    integer=True,
+    high=10**6,
+  )
   switch("overwrite", "Replace the next version though it has training progress; clears its directory.")
+  switch(
+    "deterministic_ops",
+    "Use only operations that give the same result each time, for a GPU. On a CPU runs repeat without it; there it "
+    "rounds otherwise, and cost 6% of the time in one run.",
+  )
   switch("log_device_placement", "Log which device each operation runs on.")
   return values
 

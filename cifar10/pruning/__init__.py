@@ -1,7 +1,28 @@
 """Channel pruning for Keras models: sparse batch-norm gammas, and removal of the channels that they shut."""
 
+from cifar10.pruning import rules
+from cifar10.pruning.callbacks import SparsityLogger
 from cifar10.pruning.proximal import ProximalSGD
+from cifar10.pruning.recalibration import recalibrate
+from cifar10.pruning.rescaling import scale_gammas, unscale_gammas
+from cifar10.pruning.rules.base import register
 from cifar10.pruning.sparsity import fake_sparsity, group_lasso, penalties
-from cifar10.pruning.squeezing import multiply_adds, squeeze
+from cifar10.pruning.squeezing import plan, squeeze
+from cifar10.pruning.verification import compare, multiply_adds
 
-__all__ = ["ProximalSGD", "fake_sparsity", "group_lasso", "multiply_adds", "penalties", "squeeze"]
+__all__ = [
+  "ProximalSGD",
+  "SparsityLogger",
+  "compare",
+  "fake_sparsity",
+  "group_lasso",
+  "multiply_adds",
+  "penalties",
+  "plan",
+  "recalibrate",
+  "register",
+  "rules",
+  "scale_gammas",
+  "squeeze",
+  "unscale_gammas",
+]

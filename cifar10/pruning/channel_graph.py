@@ -1,92 +1,121 @@
-"""How channels flow through a functional Keras model: one short rule per kind of layer.
+"""How channels flow through a functional Keras model.
 
 A channel is made by a convolution or a dense layer (the layers that mix channels), flows through layers that treat
-each channel by itself, and is read by the next layers that mix. The graph gives every position along the
-channel axis of every tensor
+each channel by itself, and is read by the next layers that mix. Along the channel axis of every tensor the graph
+gives each position
 
 - an id: positions with the same id, in whatever tensors, stay or go together;
 - a constant: the value that the position has everywhere and for every input in inference, where it has one;
+- whether that holds near borders, where zeros padded around a constant other than 0 spoil it;
 - whether it is used: whether any output of the model can depend on it.
 
-Constants flow forward, use flows backward. To teach the graph a new kind of layer, write a `Rule` and
-`register` it; a layer without a rule is a wall, through which no channel is followed.
+Ids and constants flow forward, use flows backward. Nested models are looked into: the graph is one flat list of
+calls, and a layer that is called several times has several. What a kind of layer does is a `Rule`; those of Keras'
+own layers and operations are in `cifar10.pruning.rules`. A layer without a rule is a wall, through which no
+channel is followed.
 """
 
 import collections
-import dataclasses
-import math
 
-import keras
 import numpy as np
 
-COUPLED_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
-
-
-@dataclasses.dataclass
-class Channels:
-  """The positions along the channel axis (the last one) of one tensor.
-
-  Attributes:
-    ids: int64 (positions,).
-    constant: float64 (positions,); NaN where the position is not constant.
-    used: bool (positions,).
-  """
-
-  ids: np.ndarray
-  constant: np.ndarray
-  used: np.ndarray = None
+from cifar10.pruning.calls import flat_calls, layers_in
+from cifar10.pruning.rules.base import Channels, Wall, opaque, rule_of, to_float64
 
 
 class ChannelGraph:
-  """The channels of a functional model, by tensor.
+  """The channels of a functional model.
+
+  Args:
+    model: a functional or Sequential Keras model.
+    threshold: a batch norm's gamma counts as 0 if its absolute value is no more than this.
+    keep: names of layers whose output channels stay, and whose gammas the threshold leaves alone; the name of a
+      nested model stands for all its layers.
+    size: what the height and width of inputs count as where they are not fixed; by default they stay open.
 
   Attributes:
-    nodes: the calls of the model's operations, in the order of execution.
-    blocked: dict from channel id to the reason why it cannot be removed: "input", "output", or the name of
+    calls: list of `Call`, in the order of execution, those inside nested models included.
+    blocked: dict from channel id to the reason why it cannot be removed: "input", "output", "keep", or the name of
       the layer that is a wall.
+    walls: names of the layers that are walls, in the order of execution.
 
   Raises:
-    ValueError: `model` is not a functional Keras model.
+    ValueError: `model` is neither functional nor a built Sequential, or has no layer of a name in `keep`.
   """
 
-  def __init__(self, model):
-    if not isinstance(model, keras.Model) or not hasattr(model, "_nodes_by_depth"):
-      raise ValueError(f"{model!r} is no functional Keras model; build it with keras.Model(inputs, outputs)")
-    by_depth = model._nodes_by_depth
-    self.nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+  def __init__(self, model, threshold=0.0, keep=(), size=None):
+    self.threshold = threshold
     self.blocked = {}
-    self._outputs = {id(tensor) for tensor in model.outputs}
     self._parents = []
-    self._channels = {}
-    self._readers = {}
-    self._rules = _rules_by_node(self.nodes)
-    self._flow_constants_forward(model)
+    self.calls, tensors, bindings = flat_calls(model, size)
+    self._by_keras_tensor = {id(key): value for key, value in tensors}
+    self._makers = {id(tensor): call for call in self.calls for tensor in call.outputs}
+    self._kept = _kept_operations(model, self.calls, keep)
+    _assign_rules(self.calls)
+    self.walls = list(dict.fromkeys(call.name for call in self.calls if isinstance(call.rule, Wall)))
+    self._flow_forward()
+    self._tie_calls(bindings)
     self._resolve_unions()
-    self._flow_use_backward(model)
-
-  def rule(self, node):
-    """The rule of the node's operation."""
-    return self._rules[id(node)]
-
-  def mixing_nodes(self):
-    """The calls of layers that mix channels, in the order of execution."""
-    return [node for node in self.nodes if self.rule(node).mixes]
+    self._flow_use_backward()
 
   def of(self, tensor):
-    """The `Channels` of a tensor of the model."""
-    return self._channels[id(tensor)]
+    """The `Channels` of a symbolic Keras tensor of the model; inside a nested model, those of its first call."""
+    return self._by_keras_tensor[id(tensor)].channels
 
   def tensors(self):
-    """The `Channels` of all tensors."""
-    return self._channels.values()
+    """The `Channels` of all tensors, and of those inputs that a rule reads along another axis."""
+    found = [tensor.channels for call in self.calls for tensor in call.outputs]
+    found += [channels for call in self.calls for channels in call.reads]
+    return list({id(channels): channels for channels in found}.values())
 
-  def readers(self, tensor):
-    """The nodes that a tensor goes into."""
-    return self._readers.get(id(tensor), [])
+  def maker(self, tensor):
+    """The call that computes a `Tensor`."""
+    return self._makers[id(tensor)]
 
-  def is_output(self, node):
-    """Whether an output of the node is one of the model."""
-    return any(id(tensor) in self._outputs for tensor in node.outputs)
+  def mixing_calls(self):
+    """The calls of layers that mix channels, in the order of execution."""
+    return [call for call in self.calls if call.rule.mixes]
+
+  def calls_by_operation(self):
+    """Lists of calls, one for each layer or operation, in the order of the first call."""
+    groups = collections.defaultdict(list)
+    for call in self.calls:
+      groups[id(call.operation)].append(call)
+    return list(groups.values())
+
+  def gamma(self, call):
+    """The gamma of a batch norm's call as float64, 0 where its absolute value is within the threshold."""
+    layer = call.operation
+    if not layer.scale:
+      return np.ones(layer.moving_mean.shape)
+    gamma = to_float64(layer.gamma)
+    return gamma if id(layer) in self._kept else np.where(abs(gamma) <= self.threshold, 0, gamma)
+
+  @property
+  def channel_count(self):
+    """One more than the largest id."""
+    return len(self._parents)
+
+  # What rules call.
+
+  def read(self, call, index, axis):
+    """The `Channels` of input number `index` along `axis`, blocked if they are not followed along it.
+
+    Opaque if there is no fixed number of positions.
+    """
+    tensor = call.inputs[index]
+    channels = tensor.channels
+    axis %= len(tensor.shape)
+    if channels.axis != axis:
+      self.block(channels.ids, call.name)
+      if tensor.shape[axis] is None:
+        return opaque(channels.reason or call.name)
+      ids = self.new_ids(tensor.shape[axis])
+      reason = call.name if channels.reason == "" else channels.reason
+      self.block(ids, reason)
+      channels = Channels(axis, ids, np.full(len(ids), np.nan), np.zeros(len(ids), np.int8), reason=reason)
+    call.reads[index] = channels
+    return channels
 
   def new_ids(self, count):
     """Makes `count` new channels."""
@@ -96,297 +125,99 @@ class ChannelGraph:
 
   def unite(self, ids, others):
     """Declares that channels `ids[i]` and `others[i]` stay or go together."""
-    for one, other in zip(ids, others):
+    for one, other in zip(ids.tolist(), others.tolist(), strict=True):
       one, other = self._root(one), self._root(other)
       self._parents[max(one, other)] = min(one, other)
 
   def block(self, ids, reason):
     """Declares that channels cannot be removed."""
-    for channel in ids:
-      self.blocked.setdefault(int(channel), reason)
+    for channel in ids.tolist():
+      self.blocked.setdefault(channel, reason)
 
   def _root(self, channel):
-    while self._parents[channel] != channel:
-      channel = self._parents[channel]
+    parents = self._parents
+    while parents[channel] != channel:
+      parents[channel] = parents[parents[channel]]
+      channel = parents[channel]
     return channel
 
-  def _flow_constants_forward(self, model):
-    for node in self.nodes:
-      for tensor in node.input_tensors:
-        self._readers.setdefault(id(tensor), []).append(node)
-      for tensor, channels in zip(node.outputs, self.rule(node).forward(self, node)):
-        self._channels[id(tensor)] = channels
-    for tensor in model.outputs:
-      self.block(self.of(tensor).ids, "output")
+  def _flow_forward(self):
+    for call in self.calls:
+      call.reads = [tensor.channels for tensor in call.inputs]
+      for tensor, channels in zip(call.outputs, call.rule.forward(self, call), strict=True):
+        tensor.channels = channels
+    for call in self.calls:
+      for tensor in call.outputs:
+        if tensor.is_output:
+          self.block(tensor.channels.ids, "output")
+        if id(call.operation) in self._kept:
+          self.block(tensor.channels.ids, "keep")
+
+  def _tie_calls(self, bindings):
+    """One set of weights, or one shape of an input, serves all calls: their channels stay or go together."""
+    for first, *others in self.calls_by_operation():
+      for other in others if first.rule.owns_channels else []:
+        self._tie(first.reads + [tensor.channels for tensor in first.outputs],
+                  other.reads + [tensor.channels for tensor in other.outputs])  # fmt: skip
+    for first, *others in bindings:
+      for other in others:
+        self._tie([tensor.channels for tensor in first], [tensor.channels for tensor in other])
+
+  def _tie(self, channels, others):
+    for one, other in zip(channels, others, strict=True):
+      if one.axis == other.axis and len(one.ids) == len(other.ids):
+        self.unite(one.ids, other.ids)
+      else:
+        reason = one.reason or other.reason or "shared"
+        self.block(one.ids, reason)
+        self.block(other.ids, reason)
 
   def _resolve_unions(self):
+    roots = np.array([self._root(channel) for channel in range(len(self._parents))], int)
     for channels in self.tensors():
-      channels.ids = np.array([self._root(channel) for channel in channels.ids])
+      channels.ids = roots[channels.ids]
     blocked, self.blocked = self.blocked, {}
     for channel, reason in blocked.items():
-      self.block([self._root(channel)], reason)
-
-  def _flow_use_backward(self, model):
-    for channels in self.tensors():
-      channels.used = np.zeros(len(channels.ids), bool)
-    for tensor in model.outputs:
-      self.of(tensor).used[:] = True
-    for node in reversed(self.nodes):
-      for tensor, used in zip(node.input_tensors, self.rule(node).backward(self, node)):
-        self.of(tensor).used |= used
-
-
-class Rule:
-  """What the graph needs to know of a kind of layer; by default, of one that treats each channel by itself.
-
-  Attributes:
-    mixes: whether outputs depend on several input channels, through a kernel (..., inputs, outputs).
-    owns_weights: whether the layer has weights for each channel.
-  """
-
-  mixes = False
-  owns_weights = False
-
-  def applies(self, node):
-    """Whether the rule holds for this call; else the layer is a wall."""
-    return getattr(node.operation, "data_format", "channels_last") == "channels_last"
-
-  def constant(self, layer, constant):
-    """The constants after the layer, from those before it."""
-    return constant
-
-  def forward(self, graph, node):
-    """The `Channels` of each output of the call, which may add ids, unions and blocks to the graph."""
-    channels = graph.of(node.input_tensors[0])
-    return [Channels(channels.ids, self.constant(node.operation, channels.constant))]
-
-  def backward(self, graph, node):
-    """Which positions of each input are used, given which positions of the output are."""
-    return [graph.of(node.outputs[0]).used] * len(node.input_tensors)
-
-  def squeezed(self, layer, keep_in, keep_out):
-    """The layer without some of its channels.
-
-    Args:
-      layer: the layer.
-      keep_in: bool array, which positions of its input stay.
-      keep_out: bool array, which positions of its output stay.
-
-    Returns:
-      Changes to the layer's config, and its weights by attribute name as float arrays.
-    """
-    return {}, {}
-
-
-RULES = {}
-
-
-def register(layer_class, rule):
-  """Makes `rule` the rule of `layer_class`; subclasses need their own."""
-  RULES[layer_class] = rule
-
-
-def _rules_by_node(nodes):
-  calls = collections.Counter(id(node.operation) for node in nodes)
-  rules = {}
-  for node in nodes:
-    rule = RULES.get(type(node.operation), Wall())
-    shares_weights = rule.owns_weights and calls[id(node.operation)] > 1
-    followed = len(node.outputs) == 1 and not shares_weights and rule.applies(node)
-    rules[id(node)] = rule if followed else Wall()
-  return rules
-
-
-class Wall(Rule):
-  """A layer that the graph knows nothing about: what reaches it stays as it is."""
-
-  def forward(self, graph, node):
-    for tensor in node.input_tensors:
-      graph.block(graph.of(tensor).ids, node.operation.name)
-    return [_opaque(graph, tensor, node.operation.name) for tensor in node.outputs]
-
-  def backward(self, graph, node):
-    return [np.ones(len(graph.of(tensor).ids), bool) for tensor in node.input_tensors]
-
-
-class Input(Rule):
-  """An input of the model: its channels stay."""
-
-  def forward(self, graph, node):
-    return [_opaque(graph, node.outputs[0], "input")]
-
-  def backward(self, graph, node):
-    return []
-
-
-class Elementwise(Rule):
-  """An activation that maps every value by itself."""
-
-  def applies(self, node):
-    return getattr(node.operation, "activation", None) is None or not _is_coupled(node.operation)
-
-  def constant(self, layer, constant):
-    return _apply(layer, constant)
-
-
-class BatchNorm(Rule):
-  """gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta; a gamma of 0 is a shut gate."""
-
-  owns_weights = True
-
-  def applies(self, node):
-    layer = node.operation
-    return layer.axis in (-1, len(node.outputs[0].shape) - 1) and not layer.renorm
-
-  def constant(self, layer, constant):
-    gamma, beta, mean, variance = _batch_norm_weights(layer)
-    value = gamma * (constant - mean) / np.sqrt(variance + layer.epsilon) + beta
-    return np.where(gamma == 0, beta, value)
-
-  def backward(self, graph, node):
-    return [graph.of(node.outputs[0]).used & (_batch_norm_weights(node.operation)[0] != 0)]
-
-  def squeezed(self, layer, keep_in, keep_out):
-    names = ("gamma", "beta", "moving_mean", "moving_variance")
-    weights = {name: getattr(layer, name) for name in names}
-    return {}, {name: _array(w)[keep_out] for name, w in weights.items() if w is not None}
-
-
-class Mixer(Rule):
-  """A convolution or a dense layer: activation(kernel * x + bias), kernel (..., inputs, outputs)."""
-
-  mixes = True
-  owns_weights = True
-
-  def applies(self, node):
-    layer = node.operation
-    quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-    return super().applies(node) and getattr(layer, "groups", 1) == 1 and not quantized
-
-  def forward(self, graph, node):
-    layer = node.operation
-    kernel = self.kernel(layer)
-    constant = graph.of(node.input_tensors[0]).constant
-    varies = np.isnan(constant) | (self.pads(node) & (constant != 0))
-    connected = self.connected(layer)
-    outputs = np.nan_to_num(constant) @ kernel.sum(axis=0)
-    if layer.use_bias:
-      outputs = outputs + _array(layer.bias)
-    outputs = _apply(layer.activation, outputs)
-    outputs = np.where((connected & varies[:, None]).any(axis=0), np.nan, outputs)
-    ids = graph.new_ids(kernel.shape[-1])
-    if _is_coupled(layer):
-      graph.block(ids, layer.name)
-      outputs[:] = np.nan
-    return [Channels(ids, outputs)]
-
-  def backward(self, graph, node):
-    used = graph.of(node.outputs[0]).used
-    return [(self.connected(node.operation) & used).any(axis=1)]
-
-  def kernel(self, layer):
-    """The kernel as float64 (kernel positions, inputs, outputs)."""
-    kernel = _array(layer.kernel).astype(np.float64)
-    return kernel.reshape(-1, *kernel.shape[-2:])
-
-  def connected(self, layer):
-    """Which inputs have a weight other than 0 to which outputs: bool (inputs, outputs)."""
-    return (self.kernel(layer) != 0).any(axis=0)
-
-  def pads(self, node):
-    """Whether the kernel reaches over the border of the input, where it reads zeros."""
-    layer = node.operation
-    if getattr(layer, "padding", "valid") == "valid":
-      return False
-    sizes = node.input_tensors[0].shape[1:-1]
-    return any(
-      size is None or (math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 > size
-      for size, kernel, stride, dilation in zip(sizes, layer.kernel_size, layer.strides, layer.dilation_rate)
-    )
-
-  def squeezed(self, layer, keep_in, keep_out):
-    size = "units" if hasattr(layer, "units") else "filters"
-    weights = {"kernel": _array(layer.kernel)[..., keep_in, :][..., keep_out]}
-    if layer.use_bias:
-      weights["bias"] = _array(layer.bias)[keep_out]
-    return {size: int(keep_out.sum())}, weights
-
-
-class Sum(Rule):
-  """A sum of tensors of one shape: a channel stays in all the terms or in none."""
-
-  def applies(self, node):
-    return len({tensor.shape for tensor in node.input_tensors}) == 1
-
-  def forward(self, graph, node):
-    first, *others = [graph.of(tensor) for tensor in node.input_tensors]
-    for other in others:
-      graph.unite(first.ids, other.ids)
-    return [Channels(first.ids, sum(term.constant for term in (first, *others)))]
-
-
-class Flatten(Rule):
-  """(height, width, channels) in one row: every channel once for each pixel."""
-
-  def applies(self, node):
-    return super().applies(node) and None not in node.outputs[0].shape[1:]
-
-  def forward(self, graph, node):
-    channels = graph.of(node.input_tensors[0])
-    pixels = node.outputs[0].shape[-1] // len(channels.ids)
-    return [Channels(np.tile(channels.ids, pixels), np.tile(channels.constant, pixels))]
-
-  def backward(self, graph, node):
-    positions = len(graph.of(node.input_tensors[0]).ids)
-    return [graph.of(node.outputs[0]).used.reshape(-1, positions).any(axis=0)]
-
-
-def _opaque(graph, tensor, reason):
-  """Channels that are not constant and cannot be removed."""
-  positions = tensor.shape[-1] if len(tensor.shape) > 1 else None
-  ids = graph.new_ids(positions or 1)
-  graph.block(ids, reason)
-  return Channels(ids, np.full(len(ids), np.nan))
-
-
-def _array(variable):
-  return keras.ops.convert_to_numpy(variable)
-
-
-def _apply(function, constant):
-  known = ~np.isnan(constant)
-  result = np.full(len(constant), np.nan)
-  result[known] = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(constant[known])))
-  return result
-
-
-def _is_coupled(layer):
-  """Whether the layer's activation mixes channels, or might, being none that Keras knows."""
-  name = getattr(layer.activation, "__name__", "")
-  return name in COUPLED_ACTIVATIONS or not hasattr(keras.activations, name)
-
-
-def _batch_norm_weights(layer):
-  mean, variance = _array(layer.moving_mean), _array(layer.moving_variance)
-  gamma = _array(layer.gamma) if layer.scale else np.ones_like(mean)
-  beta = _array(layer.beta) if layer.center else np.zeros_like(mean)
-  return [array.astype(np.float64) for array in (gamma, beta, mean, variance)]
-
-
-register(keras.layers.InputLayer, Input())
-register(keras.layers.Conv2D, Mixer())
-register(keras.layers.Dense, Mixer())
-register(keras.layers.BatchNormalization, BatchNorm())
-register(keras.layers.Add, Sum())
-register(keras.layers.Flatten, Flatten())
-for _layer in ("Activation", "ReLU", "LeakyReLU", "ELU"):
-  register(getattr(keras.layers, _layer), Elementwise())
-for _layer in (
-  "MaxPooling2D",
-  "AveragePooling2D",
-  "GlobalAveragePooling2D",
-  "GlobalMaxPooling2D",
-  "Dropout",
-  "SpatialDropout2D",
-):
-  register(getattr(keras.layers, _layer), Rule())
+      self.blocked.setdefault(int(roots[channel]), reason)
+
+  def _flow_use_backward(self):
+    for call in reversed(self.calls):
+      for tensor in call.outputs:
+        tensor.channels.used |= tensor.is_output
+      if all(tensor.channels.axis is None for tensor in call.outputs):
+        reads_used = [np.ones(len(channels.ids), bool) for channels in call.reads]
+      else:
+        reads_used = call.rule.backward(self, call)
+      for tensor, read, used in zip(call.inputs, call.reads, reads_used, strict=True):
+        read.used |= used
+        if read is not tensor.channels:
+          tensor.channels.used[:] = True
+
+
+def _kept_operations(model, calls, names):
+  if isinstance(names, str):
+    raise ValueError(f"keep is {names!r}; it is a list of names: [{names!r}]")
+  kept = set()
+  for name in names:
+    found = {id(call.operation) for call in calls if call.name == name or call.name.startswith(f"{name}/")}
+    if not found:
+      raise ValueError(
+        f"keep names {name!r}, but {model.name} has no such layer; one in a nested model is 'model/layer'"
+      )
+    kept |= found
+  return kept
+
+
+def _assign_rules(calls):
+  """Gives each call its rule; a layer that is a wall in any call, or inside one, is a wall in all."""
+  walls = set()
+  for call in calls:
+    call.rule = rule_of(call)
+    if isinstance(call.rule, Wall):
+      walls.add(id(call.operation))
+      walls.update(id(layer) for layer in layers_in(call.operation))
+  for call in calls:
+    if id(call.operation) in walls:
+      call.rule = Wall()
+    if call.rule.ignores_mask:
+      call.inputs = [tensor for tensor in call.inputs if tensor is not call.kwargs.get("mask")]

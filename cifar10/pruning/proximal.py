@@ -1,5 +1,7 @@
 """Stochastic gradient descent with soft thresholding of gammas: ISTA (section 4.2 of the paper)."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -12,7 +14,7 @@ def soft_threshold(x, threshold):
   return ops.sign(x) * ops.maximum(ops.abs(x) - threshold, 0.0)
 
 
-@keras.saving.register_keras_serializable("cifar10")
+@keras.saving.register_keras_serializable("pruning")
 class ProximalSGD(keras.optimizers.SGD):
   """SGD that soft-thresholds the gated gammas after each gradient step.
 
@@ -39,8 +41,10 @@ class ProximalSGD(keras.optimizers.SGD):
 
   def __init__(self, learning_rate, l1_penalty, penalties, **kwargs):
     super().__init__(learning_rate, **kwargs)
+    if not isinstance(penalties, dict):
+      raise ValueError(f"penalties is {penalties!r}; it is a dict, as penalties(model) gives it")
     for name, value in {"l1_penalty": l1_penalty, **penalties}.items():
-      if not 0 <= value < float("inf"):
+      if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {value}; a penalty is a finite number of 0 or more")
     self.l1_penalty = float(l1_penalty)
     self.penalties = dict(penalties)

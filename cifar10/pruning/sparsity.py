@@ -1,11 +1,13 @@
 """Penalties of gammas, and the two figures that the training reports: group lasso and fake sparsity."""
 
+import collections
 import math
 
-import keras
 import tensorflow as tf
 
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.rules import BatchNorm
+from cifar10.pruning.rules.base import Input
 
 
 def penalties(model, num_pixels=None):
@@ -20,7 +22,7 @@ def penalties(model, num_pixels=None):
 
   all read off the network as it now is. A channel reaches a layer through layers that treat each channel by
   itself. A gamma is not gated, and not listed, if its channels reach an output of the model or a layer that
-  the channel graph has no rule for, since such channels cannot be removed.
+  the channel graph has no rule for, since such channels cannot be removed, or if it is not trainable.
 
   Args:
     model: a functional Keras model.
@@ -31,27 +33,31 @@ def penalties(model, num_pixels=None):
     A dict from the path of the gamma variable, like "g0b0c0_bn/gamma", to its penalty, a float above 0.
 
   Raises:
-    ValueError: `model` is not functional, or `num_pixels` is needed and not given, or is not positive.
+    ValueError: `model` is not functional, two gammas have one path, or `num_pixels` is needed and not given, or is
+      not positive.
   """
-  graph = ChannelGraph(model)
   if num_pixels is None:
-    num_pixels = _num_pixels(model)
+    num_pixels = _num_pixels(ChannelGraph(model))
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
-  if any(None in tensor.shape[1:-1] for tensor in model.inputs):
-    graph = ChannelGraph(_with_fixed_size(model, num_pixels))
-  result = {}
-  for node in graph.nodes:
-    if isinstance(node.operation, keras.layers.BatchNormalization) and node.operation.scale:
-      penalty = _penalty(graph, node, num_pixels)
-      if penalty is not None:
-        result[node.operation.gamma.path] = penalty
-  return result
+  graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
+  gates = [
+    calls
+    for calls in graph.calls_by_operation()
+    if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale and calls[0].operation.gamma.trainable
+  ]
+  paths = [calls[0].operation.gamma.path for calls in gates]
+  repeated = [path for path, count in collections.Counter(paths).items() if count > 1]
+  if repeated:
+    raise ValueError(f"two gammas have the path {repeated[0]}; give their layers different names")
+  by_path = {path: _penalty(graph, calls, num_pixels) for path, calls in zip(paths, gates)}
+  return {path: penalty for path, penalty in by_path.items() if penalty is not None}
 
 
 def group_lasso(model, penalties):
   """Sum of penalty * |gamma| over all gated gammas: a float32 scalar tensor of 0 or more."""
-  return tf.add_n([penalty * tf.reduce_sum(tf.abs(gamma)) for gamma, penalty in _gated(model, penalties)])
+  gated = _gated(model, penalties)
+  return tf.add_n([penalty * tf.reduce_sum(tf.abs(tf.cast(gamma, tf.float32))) for gamma, penalty in gated])
 
 
 def fake_sparsity(model, penalties):
@@ -61,7 +67,7 @@ def fake_sparsity(model, penalties):
   """
   gated = _gated(model, penalties)
   zero = tf.add_n([penalty * tf.reduce_sum(tf.cast(tf.equal(gamma, 0), tf.float32)) for gamma, penalty in gated])
-  return zero / sum(penalty * gamma.shape[0] for gamma, penalty in gated)
+  return tf.math.divide_no_nan(zero, sum(penalty * gamma.shape[0] for gamma, penalty in gated))
 
 
 def _gated(model, penalties):
@@ -72,54 +78,57 @@ def _gated(model, penalties):
   return [(tf.convert_to_tensor(gammas[path]), penalty) for path, penalty in penalties.items()]
 
 
-def _num_pixels(model):
-  shapes = [tensor.shape[1:-1] for tensor in model.inputs]
-  if len(shapes) != 1 or None in shapes[0] or not shapes[0]:
+def _num_pixels(graph):
+  inputs = [tensor for call in graph.calls if isinstance(call.rule, Input) for tensor in call.outputs]
+  channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in graph.calls)
+  sizes = [tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs]
+  if len(sizes) != 1 or None in sizes[0] or not sizes[0]:
     raise ValueError(
-      f"num_pixels cannot be read off the inputs {[tensor.shape for tensor in model.inputs]}; "
+      f"num_pixels cannot be read off the inputs {[tensor.shape for tensor in inputs]}; "
       "pass penalties(model, num_pixels=height * width)"
     )
-  return math.prod(shapes[0])
+  return math.prod(sizes[0])
 
 
-def _with_fixed_size(model, num_pixels):
-  side = round(math.sqrt(num_pixels))
-  inputs = [
-    keras.Input((*(side if size is None else size for size in x.shape[1:-1]), x.shape[-1]), dtype=x.dtype)
-    for x in model.inputs
-  ]
-  return keras.models.clone_model(model, input_tensors=inputs if len(inputs) > 1 else inputs[0])
-
-
-def _penalty(graph, node, num_pixels):
-  output = node.outputs[0]
-  channels = graph.of(output)
-  if any(int(channel) in graph.blocked for channel in channels.ids):
+def _penalty(graph, calls, num_pixels):
+  outputs = [call.outputs[0] for call in calls]
+  if any(channel in graph.blocked for output in outputs for channel in output.channels.ids.tolist()):
     return None
-  cost = math.prod(output.shape[1:-1])
-  for maker in _makers(graph, node):
-    cost += math.prod(maker.operation.kernel.shape[:-1])
-  for reader in _mixing_readers(graph, output):
-    kernel = reader.operation.kernel.shape
-    rows = (graph.of(reader.input_tensors[0]).ids == channels.ids[0]).sum()
-    cost += int(rows) * math.prod(kernel) // kernel[-2]
+  cost = 0
+  makers, readers = {}, {}
+  for call, output in zip(calls, outputs):
+    axis = output.channels.axis
+    cost += math.prod(size for index, size in enumerate(output.shape) if index not in (0, axis))
+    makers |= _makers(graph, call)
+    readers |= _readers(call)
+  cost += sum(maker.rule.weights_per_output(maker.operation) for maker in makers.values())
+  channel = outputs[0].channels.ids[0]
+  for reader in readers.values():
+    own, read = ((channels.ids == channel).sum() for channels in (outputs[0].channels, reader.reads[0]))
+    cost += float(read / own) * reader.rule.weights_per_input(reader.operation)
   return cost / num_pixels
 
 
-def _makers(graph, node):
-  """The nodes that mix channels and from which the channels of `node` come."""
-  makers = {}
-  for parent in node.parent_nodes:
-    found = [parent] if graph.rule(parent).mixes else _makers(graph, parent)
-    makers.update((id(maker), maker) for maker in found)
-  return list(makers.values())
+def _makers(graph, call):
+  """The convolutions and dense layers from which the channels of a call come: dict from the layer's id() to a call."""
+  return _reached(call, lambda call: [graph.maker(tensor) for tensor in call.inputs], "weights_per_output")
 
 
-def _mixing_readers(graph, tensor):
-  """The nodes that mix channels and read `tensor`, directly or through layers that do not mix."""
-  readers = {}
-  for reader in graph.readers(tensor):
-    nested = [_mixing_readers(graph, output) for output in reader.outputs]
-    found = [reader] if graph.rule(reader).mixes else [node for nodes in nested for node in nodes]
-    readers.update((id(node), node) for node in found)
-  return list(readers.values())
+def _readers(call):
+  """The convolutions and dense layers that read what a call makes, through layers that do not mix channels."""
+  return _reached(
+    call, lambda call: [reader for tensor in call.outputs for reader in tensor.readers], "weights_per_input"
+  )
+
+
+def _reached(call, neighbours, method):
+  found, seen, waiting = {}, set(), neighbours(call)
+  while waiting:
+    call = waiting.pop()
+    if id(call) not in seen:
+      seen.add(id(call))
+      if hasattr(call.rule, method):
+        found[id(call.operation)] = call
+      if not call.rule.mixes:
+        waiting.extend(neighbours(call))
+  return found

@@ -99,12 +99,22 @@ def test_a_penalty_of_0_leaves_that_gamma_to_plain_sgd():
   gammas.assert_at(gammas.expected(lambda step: 0.1, 1.5))
 
 
-def test_the_gradient_step_may_have_momentum():
-  ours, theirs = Gammas(), Gammas()
-  ours.apply(ProximalSGD(0.1, l1_penalty=1.5, penalties=ours.penalties, momentum=0.9))
-  theirs.apply(keras.optimizers.SGD(0.1, momentum=0.9))
-  np.testing.assert_array_equal(ours.variables[1], theirs.variables[1])
-  assert (ours.variables[0].numpy() == 0).any()
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_goes_into_the_gradient_step_and_the_threshold_follows(nesterov):
+  gammas = Gammas()
+  schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.2, 0.1, 0.01])
+  optimizer = ProximalSGD(schedule, l1_penalty=1.5, penalties=gammas.penalties, momentum=0.9, nesterov=nesterov)
+  expected = {name: value.astype("float64") for name, value in gammas.start.items()}
+  velocity = dict.fromkeys(expected, 0.0)
+  for rate, gradients in zip([0.2, 0.2, 0.1, 0.1, 0.01], gammas.gradients):
+    for name, gradient in zip(expected, gradients):
+      velocity[name] = 0.9 * velocity[name] - rate * gradient
+      step = 0.9 * velocity[name] - rate * gradient if nesterov else velocity[name]
+      value, threshold = expected[name] + step, rate * 1.5 * gammas.penalties.get(name, 0)
+      expected[name] = np.sign(value) * np.maximum(abs(value) - threshold, 0)
+  gammas.apply(optimizer)
+  assert (expected["a"] == 0).any()
+  gammas.assert_at(expected)
 
 
 def test_later_changes_to_the_dict_do_not_reach_the_optimizer():
@@ -158,7 +168,12 @@ def test_works_in_fit(tmp_path):
   assert loaded.optimizer.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
+def test_penalties_are_a_dict():
+  with pytest.raises(ValueError, match="penalties is None; it is a dict"):
+    ProximalSGD(0.1, l1_penalty=1.0, penalties=None)
+
+
+@pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf"), None, "much"])
 def test_bad_values_are_named(value):
   with pytest.raises(ValueError, match=f"l1_penalty is {value}"):
     ProximalSGD(0.1, l1_penalty=value, penalties={"a": 1.0})

@@ -92,6 +92,44 @@ def test_a_gamma_behind_a_sum_has_all_the_convolutions_that_make_its_channel():
   assert penalties(model) == {"bn/gamma": (8 * 8 + 3 + 3 * 3 * 3 + 3 * 3 * 6) / 64}
 
 
+def test_a_depthwise_convolution_on_the_way_counts_its_weights_of_the_channel():
+  images = image()
+  x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="each")(conv_bn(images, "a", 4))
+  model = keras.Model(images, layers.Conv2D(6, 5, name="b")(x))
+  assert penalties(model) == {"a_bn/gamma": (8 * 8 + 3 * 3 * 3 + 2 * 3 * 3 + 2 * 5 * 5 * 6) / 64}
+
+
+def test_a_gamma_behind_a_depthwise_convolution_counts_that_and_what_made_its_channel():
+  images = image()
+  x = layers.DepthwiseConv2D(3, padding="same")(layers.Conv2D(4, 1, name="a")(images))
+  x = layers.BatchNormalization(name="each_bn")(x)
+  model = keras.Model(images, layers.Conv2D(6, 1, name="b")(x))
+  assert penalties(model) == {"each_bn/gamma": (8 * 8 + 3 * 3 + 3 + 6) / 64}
+
+
+def test_a_grouped_convolution_counts_the_kernels_of_one_channel():
+  images = image()
+  x = layers.Conv2D(8, 3, groups=2, padding="same", name="b")(conv_bn(images, "a", 4))
+  x = layers.BatchNormalization(name="b_bn")(x)
+  model = keras.Model(images, layers.Conv2D(6, 1, name="c")(x))
+  assert penalties(model) == {
+    "a_bn/gamma": (8 * 8 + 3 * 3 * 3 + 3 * 3 * 4) / 64,
+    "b_bn/gamma": (8 * 8 + 3 * 3 * 2 + 6) / 64,
+  }
+
+
+def test_a_shared_layer_and_a_nested_model_count_once():
+  images = image()
+  inner_input = keras.Input((8, 8, 4))
+  inner = keras.Model(inner_input, conv_bn(inner_input, "inner", 4), name="inner_model")
+  x = inner(inner(conv_bn(images, "a", 4)))
+  model = keras.Model(images, layers.Conv2D(6, 1, name="c")(x))
+  assert penalties(model) == {
+    "a_bn/gamma": (8 * 8 + 3 * 3 * 3 + 3 * 3 * 4) / 64,
+    "inner_bn/gamma": (2 * 8 * 8 + 3 * 3 * 4 + 3 * 3 * 4 + 6) / 64,
+  }
+
+
 def test_a_gamma_that_reaches_an_output_is_not_gated():
   images = image()
   x = conv_bn(images, "a", 4)
@@ -106,7 +144,7 @@ def test_a_gamma_that_reaches_an_unknown_layer_or_scales_an_input_is_not_gated()
   images = image()
   x = layers.BatchNormalization(name="images_bn")(images)
   x = conv_bn(conv_bn(x, "a", 4), "b", 4)
-  x = layers.DepthwiseConv2D(3)(x)
+  x = layers.LayerNormalization()(x)
   model = keras.Model(images, layers.Conv2D(2, 1)(x))
   assert list(penalties(model)) == ["a_bn/gamma"]
 
@@ -138,6 +176,39 @@ def test_an_input_without_fixed_size_needs_num_pixels():
     penalties(model)
   assert penalties(model, num_pixels=64) == penalties(small_model())
   assert penalties(model, num_pixels=256) == penalties(small_model(image(16, 16, 3)))
+
+
+def test_a_nested_model_has_the_sizes_that_it_is_called_with():
+  inner = small_model(image(None, None, 3))
+  images = image()
+  assert penalties(keras.Model(images, inner(images))) == penalties(small_model())
+  open_images = image(None, None, 3)
+  assert penalties(keras.Model(open_images, inner(open_images)), num_pixels=64) == penalties(small_model())
+
+
+def test_channels_first():
+  images = image(3, 8, 8)
+  x = layers.Conv2D(4, 3, padding="same", data_format="channels_first")(images)
+  x = layers.ReLU()(layers.BatchNormalization(axis=1, name="a_bn")(x))
+  model = keras.Model(images, layers.Conv2D(6, 5, data_format="channels_first")(x))
+  assert penalties(model) == {"a_bn/gamma": (8 * 8 + 3 * 3 * 3 + 5 * 5 * 6) / 64}
+
+
+def test_a_frozen_gamma_is_not_gated():
+  model = small_model()
+  model.get_layer("a_bn").trainable = False
+  assert list(penalties(model)) == ["b_bn/gamma"]
+
+
+def test_two_gammas_of_one_path_are_refused():
+  images = image()
+  branches = []
+  for name in ("left", "right"):
+    inner_input = image()
+    branches.append(keras.Model(inner_input, conv_bn(inner_input, "a", 4), name=name)(images))
+  model = keras.Model(images, [layers.Conv2D(2, 1)(branches[0]), branches[1]])
+  with pytest.raises(ValueError, match="two gammas have the path a_bn/gamma"):
+    penalties(model)
 
 
 def test_several_inputs_need_num_pixels():
@@ -217,6 +288,15 @@ def test_figures_in_a_function_follow_the_gammas(randomize):
     gamma.assign(np.zeros(gamma.shape))
   lasso, sparsity = figures()
   assert (float(lasso), float(sparsity)) == (0, pytest.approx(1))
+
+
+def test_figures_of_gammas_of_several_types_and_of_penalties_0():
+  images = image()
+  x = layers.BatchNormalization(dtype="float64", name="a_bn")(layers.Conv2D(4, 3)(images))
+  model = keras.Model(images, layers.Conv2D(2, 1)(conv_bn(x, "b", 4)))
+  lasso = group_lasso(model, {"a_bn/gamma": 1.0, "b_bn/gamma": 2.0})
+  assert (lasso.dtype, float(lasso)) == (tf.float32, 12)
+  assert float(fake_sparsity(model, {"a_bn/gamma": 0.0})) == 0
 
 
 def test_only_exactly_0_is_sparse():

@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import logging
+import math
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from cifar10.models import MODELS
-from cifar10.pruning import multiply_adds, squeeze
+from cifar10.pruning import multiply_adds, plan, squeeze
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -694,6 +696,208 @@ def test_a_model_that_is_not_functional_is_refused():
     squeeze(Subclassed())
 
 
+FACTOR = 2.0
+
+
+def doubled(x):
+  """Uses a global."""
+  return FACTOR * x
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, ::-1], lambda x: FACTOR * x, doubled])
+@pytest.mark.parametrize("output_shape", [(8, 8, 6), None])
+def test_a_lambda_layer_stays(randomize, shut, function, output_shape):
+  images = image()
+  x = layers.Lambda(function, output_shape=output_shape, name="flip")(conv_bn(images, "a", 6))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1)(conv_bn(x, "b", 4))))
+  shut(model, "b_bn", [0, 1])
+  smaller, report = squeeze(model)
+  assert_same_function(model, smaller)
+  assert report.walls == ["flip"]
+  assert report.layers["b"].removed > 0
+
+
+def test_functions_that_keras_does_not_know_by_name_stay(randomize, shut):
+  images = image()
+  x = layers.Conv2D(6, 3, kernel_initializer=lambda shape, dtype: keras.ops.ones(shape, dtype), name="a")(images)
+  x = layers.Activation(doubled, name="act")(layers.BatchNormalization(name="a_bn")(x))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1)(conv_bn(x, "b", 4))))
+  shut(model, "b_bn", [0, 1])
+  smaller, _ = squeeze(model)
+  assert_same_function(model, smaller)
+  assert smaller.get_layer("act").activation is doubled
+
+
+def test_what_lookups_have_learnt_is_copied(shut):
+  words = keras.Input((4,), dtype="string")
+  lookup = layers.StringLookup(name="lookup")
+  lookup.adapt(["a", "b", "c"])
+  x = layers.Conv1D(6, 2, use_bias=False, name="a")(layers.Embedding(6, 5)(lookup(words)))
+  x = layers.GlobalMaxPooling1D()(layers.BatchNormalization(name="a_bn")(x))
+  model = keras.Model(words, layers.Dense(2)(x), name="words")
+  shut(model, "a_bn", [0, 3])
+  text = tf.constant([["a", "b", "c", "a"], ["c", "d", "a", "b"]])
+  smaller, report = squeeze(model)
+  assert removed(report) == {"a": 2}
+  np.testing.assert_allclose(smaller(text), model(text), rtol=1e-9)
+  with pytest.raises(ValueError, match="input .* of words takes text: give inputs"):
+    squeeze(model, threshold=0.1)
+  assert squeeze(model, threshold=0.1, inputs=text)[1].comparison.examples == 2
+
+
+def test_masks(randomize, shut):
+  tokens = keras.Input((7,), dtype="int32")
+  x = layers.Embedding(9, 5, mask_zero=True)(tokens)
+  x = layers.BatchNormalization(name="a_bn")(layers.Dense(6, name="a")(x))
+  x = layers.Dropout(0.5)(layers.Dense(5, name="b")(layers.ReLU()(x)))
+  model = randomize(keras.Model(tokens, layers.Dense(2)(layers.GlobalAveragePooling1D(name="pool")(x))))
+  shut(model, "a_bn", [0, 3], -1)
+  smaller, report = squeeze(model)
+  assert removed(report) == {"a": 2}
+  assert "pool" in report.walls
+  given = np.random.default_rng(0).integers(0, 9, (4, 7))
+  np.testing.assert_allclose(smaller(given), model(given), rtol=1e-9)
+
+
+@pytest.mark.parametrize("merge", [layers.Multiply, layers.Maximum, layers.Add])
+def test_merging_layers_that_heed_masks_are_walls(randomize, merge):
+  tokens = [keras.Input((7,), dtype="int32") for _ in range(2)]
+  branches = []
+  for name, x in zip("ab", tokens):
+    x = layers.Embedding(9, 5, mask_zero=True)(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(layers.Dense(4, name=name)(x))
+    branches.append(x)
+  x = layers.Dense(2)(layers.Flatten()(merge(name="merged")(branches)))
+  model = randomize(keras.Model(tokens, x))
+  for name in "ab":
+    model.get_layer(f"{name}_bn").gamma.assign([0, 0, 1, 1])
+    model.get_layer(f"{name}_bn").beta.assign([0, 1, 1, 1])
+  smaller, report = squeeze(model)
+  assert "merged" in report.walls
+  given = [np.random.default_rng(seed).integers(0, 9, (4, 7)) for seed in (0, 1)]
+  np.testing.assert_allclose(smaller(given), model(given), rtol=1e-9)
+
+
+def test_a_nested_model_that_is_called_in_training_too(randomize, shut):
+  images, inner_input = image(), keras.Input((8, 8, 4))
+  inner = keras.Model(inner_input, conv_bn(inner_input, "b", 4), name="encoder")
+  x = layers.Conv2D(4, 1, name="a")(images)
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1)(layers.Add()([inner(x), inner(x, training=True)]))))
+  shut(inner, "b_bn", [0, 1], -1)
+  smaller, report = squeeze(model)
+  assert removed(report) == {}
+  assert_same_function(model, smaller)
+
+
+def test_layers_that_share_weights_with_a_wall_are_named():
+  images, row = image(), keras.Input((2, 8, 8, 3))
+  conv = layers.Conv2D(4, 1, name="conv")
+  model = keras.Model([images, row], [conv(images), layers.TimeDistributed(conv, name="each")(row)])
+  for function in (squeeze, plan):
+    with pytest.raises(ValueError, match="layers (conv and each|each and conv) share conv"):
+      function(model)
+
+
+def test_frozen_layers_within_a_wall_stay_frozen():
+  tokens = keras.Input((4, 6))
+  attention = layers.MultiHeadAttention(2, 3, name="attention")
+  model = keras.Model(tokens, layers.Dense(2)(attention(tokens, tokens)))
+  attention._query_dense.trainable = False
+  smaller, _ = squeeze(model)
+  assert len(smaller.trainable_weights) == len(model.trainable_weights) < len(model.weights)
+
+
+def test_losses_and_operations_of_the_model_stay(randomize):
+  images = image()
+  x = keras.ops.relu(layers.Activation("relu", activity_regularizer="l2", name="act")(layers.Conv2D(4, 1)(images)))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1)(x)))
+  model(np.ones((1, 8, 8, 3)))
+  losses = [float(loss) for loss in model.losses]
+  assert losses[0] > 0
+  plan(model)
+  squeeze(model)
+  assert [float(loss) for loss in model.losses] == losses
+
+
+def test_carriers_make_no_huge_kernels(randomize):
+  images = image()
+  x = layers.BatchNormalization(name="a_bn")(layers.Conv2D(4, 1, name="a")(images))
+  y = layers.Conv2D(2, 3, padding="same", name="b", use_bias=False)(x)
+  z = layers.Conv2D(2, 3, padding="same", name="c", use_bias=False)(layers.Activation("swish")(x))
+  model = randomize(keras.Model(images, layers.Add()([y, z])))
+  model.get_layer("a_bn").gamma.assign([0, 0, 1, 1])
+  model.get_layer("a_bn").beta.assign([-60, -1, 0, 0])
+  smaller, _ = squeeze(model)
+  assert_same_function(model, smaller)
+  for name in ("b", "c"):
+    assert abs(smaller.get_layer(name).kernel.numpy()).max() < 20 * abs(model.get_layer(name).kernel.numpy()).max()
+
+
+class Applied(layers.Layer):
+  """A layer whose argument Keras cannot put into its config."""
+
+  def __init__(self, function, **kwargs):
+    super().__init__(**kwargs)
+    self.function = function
+
+  def call(self, inputs):
+    return self.function(inputs)
+
+
+def test_a_layer_that_cannot_be_made_from_its_config_is_named():
+  images = image()
+  model = keras.Model(images, layers.Conv2D(2, 1)(Applied(abs, name="own")(images)))
+  with pytest.raises(ValueError, match="layer own cannot be made anew from its config.*give Applied a get_config"):
+    squeeze(model)
+  assert plan(model).walls == ["own"]
+
+
+def test_a_sequential_model_stays_one(randomize, shut):
+  model = keras.Sequential(
+    [image(), layers.Conv2D(4, 3, name="a"), layers.BatchNormalization(name="a_bn"), layers.Conv2D(2, 1)], name="row"
+  )
+  randomize(model)
+  shut(model, "a_bn", [0, 3], 0)
+  smaller, report = squeeze(model, threshold=1e-6)
+  assert type(smaller) is keras.Sequential
+  assert removed(report) == {"a": 2}
+  assert [layer.name for layer in smaller.layers] == [layer.name for layer in model.layers]
+  assert report.comparison.relative_difference < 1e-9
+  assert_same_function(model, smaller)
+
+
+def test_adapted_statistics_stay_whole(shut):
+  images = image()
+  x = layers.Normalization(name="norm")(conv_bn(images, "a", 4))
+  model = keras.Model(images, layers.Conv2D(2, 1)(x))
+  model.get_layer("norm").adapt(np.random.default_rng(0).normal(size=(7, 8, 8, 4)) + 2)
+  shut(model, "a_bn", [1, 2], [-1, -1])
+  smaller, report = squeeze(model)
+  assert removed(report) == {"a": 2}
+  ours, theirs = (each.get_layer("norm") for each in (smaller, model))
+  np.testing.assert_array_equal(ours.adapt_mean, theirs.adapt_mean.numpy()[[0, 3]])
+  np.testing.assert_array_equal(ours.count, theirs.count)
+  assert_same_function(model, smaller)
+
+
+def test_flags_and_settings_of_layers_survive(randomize, shut):
+  images = image()
+  settings = {"kernel_regularizer": keras.regularizers.L2(1e-4), "kernel_initializer": keras.initializers.HeNormal(7)}
+  x = conv_bn(images, "a", 6, **settings, kernel_constraint=keras.constraints.MaxNorm(3))
+  inner_input = keras.Input((8, 8, 6))
+  inner = keras.Model(inner_input, conv_bn(inner_input, "inner", 5), name="inner_model")
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1, name="end")(inner(x))))
+  shut(model, "a_bn", [0, 1], -1)
+  model.get_layer("a_bn").trainable = False
+  inner.trainable = False
+  smaller, _ = squeeze(model)
+  before, after = (each.get_layer("a").get_config() for each in (model, smaller))
+  assert after == {**before, "filters": 4}
+  assert [v.path for v in smaller.trainable_variables] == [v.path for v in model.trainable_variables]
+  assert not smaller.get_layer("inner_model").trainable
+  assert not smaller.get_layer("a_bn").trainable
+
+
 # The report.
 
 
@@ -742,7 +946,7 @@ def test_channels_of_an_output_stay(randomize, shut):
 def test_channels_that_reach_a_wall_stay(randomize, shut, exact):
   images = image()
   x = conv_bn(images, "a", 6)
-  x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+  x = layers.LayerNormalization(name="norm")(x)
   x = conv_bn(x, "b", 6)
   model = randomize(keras.Model(images, layers.Conv2D(2, 3, name="end")(x)))
   shut(model, "a_bn", [1, 2], [1, 2])
@@ -750,21 +954,117 @@ def test_channels_that_reach_a_wall_stay(randomize, shut, exact):
   smaller, report = squeeze(model, exact)
   assert_same_function(model, smaller)
   assert removed(report) == {"b": 2}
-  assert kept(report) == {"a": {"depthwise": 2}}
+  assert kept(report) == {"a": {"norm": 2}}
+  assert report.walls == ["norm"]
+
+
+# What the caller asks for.
 
 
 @BOTH
-def test_operators_on_tensors_are_walls(randomize, shut, exact):
-  images = image()
-  x = conv_bn(images, "a", 6)
-  y = conv_bn(x + 1, "b", 6)
-  z = layers.Conv2D(4, 3, name="end")(y)
-  model = randomize(keras.Model(images, z * 2))
-  shut(model, "a_bn", [1, 2], [1, 2])
-  shut(model, "b_bn", [1, 2], [1, 2])
-  smaller, report = squeeze(model, exact)
+def test_keep_protects_the_channels_of_a_layer(randomize, shut, exact):
+  model = randomize(chain())
+  shut(model, "a_bn", [0, 3, 4], 0)
+  for name in ("a", "a_bn", "a_act"):
+    smaller, report = squeeze(model, exact, keep=[name])
+    assert_same_function(model, smaller)
+    assert removed(report) == {}
+    assert kept(report) == {"a": {"keep": 3}}
+  assert removed(squeeze(model, exact, keep=["b"])[1]) == {"a": 3}
+
+
+@pytest.mark.parametrize("names", [["a", "c"], "a"])
+def test_keep_names_layers_of_the_model(names):
+  with pytest.raises(ValueError, match=r"keep names 'c', but chain has no such layer|keep is 'a'; it is a list"):
+    squeeze(chain(), keep=names)
+
+
+def test_keep_of_a_nested_model_or_a_shared_layer(randomize, shut):
+  images, inner_input = image(), keras.Input((8, 8, 4))
+  shared = layers.BatchNormalization(name="shared_bn")
+  inner = keras.Model(inner_input, shared(conv_bn(inner_input, "b", 4)), name="encoder")
+  x = shared(inner(layers.Conv2D(4, 1, name="a")(images)))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 1)(x)))
+  shut(inner, "b_bn", [0, 1], -1)
+  shared.gamma.assign([1e-3, 1, 1, 1])
+  assert kept(squeeze(model, keep=["encoder"])[1])["encoder/b"] == {"keep": 2}
+  for name in ("encoder/shared_bn", "shared_bn"):
+    smaller, _ = squeeze(model, threshold=0.1, keep=[name])
+    np.testing.assert_array_equal(smaller.get_layer("shared_bn").gamma, [1e-3, 1, 1, 1])
+
+
+@BOTH
+@pytest.mark.parametrize(("floor", "left"), [(1, 2), (2, 2), (4, 4), (6, 6), (9, 6)])
+def test_min_channels_is_a_floor(randomize, shut, exact, floor, left):
+  model = randomize(chain())
+  shut(model, "a_bn", range(4), -1)
+  smaller, report = squeeze(model, exact, min_channels=floor)
   assert_same_function(model, smaller)
-  assert removed(report) == {"b": 2}
+  assert smaller.get_layer("a").filters == left
+  assert smaller.get_layer("b").filters == 4
+  assert kept(report) == ({"a": {"width": left - 2}} if left > 2 else {})
+  assert report == plan(model, exact, min_channels=floor)
+
+
+@pytest.mark.parametrize("beta", [-1, 0.5])
+def test_a_threshold_shuts_small_gammas_and_the_change_is_measured(randomize, caplog, beta):
+  model = randomize(chain())
+  bn = model.get_layer("a_bn")
+  bn.gamma.assign([1e-3, 0.5, -1e-3, 1, 0, -1.1e-3])
+  bn.beta.assign(np.full(6, beta))
+  images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
+  smaller, report = squeeze(model, threshold=1e-3, inputs=images)
+  carriers = int(beta > 0)
+  assert removed(report) == {"a": 3 - carriers}
+  assert report.gates["a_bn"].removed == 3 - carriers
+  shut_by_hand = keras.models.clone_model(model)
+  shut_by_hand.set_weights(model.get_weights())
+  shut_by_hand.get_layer("a_bn").gamma.assign([0, 0.5, 0, 1, 0, -1.1e-3])
+  np.testing.assert_allclose(smaller(images), shut_by_hand(images), rtol=1e-9, atol=1e-9)
+  change = np.linalg.norm(smaller(images) - model(images)) / np.linalg.norm(model(images))
+  np.testing.assert_allclose(report.comparison.relative_difference, change, rtol=1e-6, atol=1e-12)
+  assert bool(change > 1e-6) is (beta > 0)  # relu(-1) hides the gammas
+  figure = report.comparison.relative_difference
+  assert caplog.messages == [f"gammas up to 0.001 were set to 0: outputs changed by {figure:.2g} of their norm"]
+
+
+def test_a_batch_norm_that_is_kept_ignores_the_threshold(randomize):
+  model = randomize(chain())
+  model.get_layer("a_bn").gamma.assign([1e-3, 0.5, -1e-3, 1, 0, 1])
+  smaller, report = squeeze(model, threshold=0.1, keep=["a_bn"])
+  assert_same_function(model, smaller)
+  assert report.comparison.largest_difference == 0
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("threshold", -1),
+    ("threshold", math.nan),
+    ("threshold", math.inf),
+    ("threshold", None),
+    ("min_channels", 0),
+    ("min_channels", 1.5),
+    ("multiple_of", -8),
+    ("multiple_of", None),
+  ],
+)
+@pytest.mark.parametrize("function", [squeeze, plan])
+def test_values_out_of_range_are_named(function, name, value):
+  with pytest.raises(ValueError, match=f"{name} is {value}"):
+    function(chain(), **{name: value})
+
+
+@BOTH
+def test_the_plan_is_the_report_of_the_squeeze(randomize, shut, exact):
+  model = randomize(chain())
+  shut(model, "a_bn", [0, 1, 2], [0, 1, 2])
+  before = keras.tree.map_structure(np.array, model.get_weights())
+  report = plan(model, exact, multiple_of=2)
+  assert report == squeeze(model, exact, multiple_of=2)[1]
+  assert report.layers["a"].channels - report.layers["a"].removed == 4
+  for ours, theirs in zip(model.get_weights(), before, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 # Widths.
@@ -807,12 +1107,6 @@ def test_a_width_that_cannot_be_filled_stays_as_it_was(randomize, shut):
   smaller, report = squeeze(model, multiple_of=4)
   assert smaller.get_layer("a").filters == 6
   assert kept(report) == {"a": {"width": 1}}
-
-
-@pytest.mark.parametrize("value", [0, -8])
-def test_multiple_of_must_be_positive(value):
-  with pytest.raises(ValueError, match=f"multiple_of is {value}"):
-    squeeze(chain(), multiple_of=value)
 
 
 # Many networks.

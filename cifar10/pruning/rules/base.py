@@ -1,0 +1,218 @@
+"""What a rule is, and the rules of inputs and of layers that the channel graph does not know."""
+
+import dataclasses
+import inspect
+
+import keras
+import numpy as np
+
+from cifar10.pruning.calls import Tensor
+
+
+@dataclasses.dataclass(eq=False)
+class Channels:
+  """The positions along the channel axis of one tensor.
+
+  Attributes:
+    axis: the channel axis, 1 or more; None for an opaque tensor, in which no channels are followed.
+    ids: int64 (positions,).
+    constant: float64 (positions,); NaN where the position is not constant.
+    border: int8 (positions,): 0 where the constant holds everywhere; where it may not hold near the borders 1, or 2
+      if all that was padded there was constant, so that nothing but the border is left of a layer.
+    used: bool (positions,).
+    reason: why a tensor is opaque: "input" or the name of a layer that is a wall.
+  """
+
+  axis: int | None
+  ids: np.ndarray
+  constant: np.ndarray
+  border: np.ndarray
+  used: np.ndarray = None
+  reason: str = ""
+
+  def __post_init__(self):
+    self.used = np.zeros(len(self.ids), bool)
+
+  @property
+  def known(self):
+    """Where the position is constant near the borders too: bool (positions,)."""
+    return ~np.isnan(self.constant) & (self.border == 0)
+
+
+def padded(channels, pads=True, used=None):
+  """`channels.border` after zeros were put around the image.
+
+  Args:
+    channels: `Channels`.
+    pads: whether there are any zeros.
+    used: bool (positions,): which positions matter; all by default.
+  """
+  nonzero = pads & (channels.constant != 0) & ~np.isnan(channels.constant)
+  lost = not np.isnan(channels.constant if used is None else channels.constant[used]).any()
+  return np.maximum(channels.border, np.where(nonzero, 2 if lost else 1, 0)).astype(np.int8)
+
+
+def opaque(reason):
+  """The `Channels` of a tensor in which none are followed."""
+  return Channels(None, np.zeros(0, int), np.zeros(0), np.zeros(0, np.int8), reason=reason)
+
+
+@dataclasses.dataclass
+class Squeezed:
+  """How a layer or operation looks without some of its channels.
+
+  Attributes:
+    config: what changes in its config.
+    weights: its weights by attribute name, arrays; those not named stay as they are.
+    args: dict from index to what its call gets in place of that one of `args`.
+  """
+
+  config: dict = dataclasses.field(default_factory=dict)
+  weights: dict = dataclasses.field(default_factory=dict)
+  args: dict = dataclasses.field(default_factory=dict)
+
+
+class Rule:
+  """What the graph needs to know of a kind of layer; by default, of one that treats each channel by itself.
+
+  The default holds for layers with one input and one output that leave a constant as it is: pooling, cropping,
+  dropout.
+
+  Attributes:
+    mixes: whether each output depends on several input channels, through a kernel.
+    owns_channels: whether weights or config of the layer have an entry for each channel.
+    trains: whether the layer may do something else in training, so that the rule does not hold there.
+    ignores_mask: whether a mask makes no difference in inference; else a layer that is called with one is a wall.
+  """
+
+  mixes = False
+  owns_channels = False
+  trains = True
+  ignores_mask = False
+
+  def applies(self, call):
+    """Whether the rule holds for this call; else the layer is a wall."""
+    return True
+
+  def forward(self, graph, call):
+    """The `Channels` of each output of the call; may add ids, unions and blocks to the graph."""
+    channels = self.read(graph, call)
+    if channels.axis is None:
+      return [channels]
+    same_rank = len(call.outputs[0].shape) == len(call.inputs[0].shape)
+    constant, border = self.constant(graph, call, channels)
+    return [Channels(channels.axis if same_rank else 1, channels.ids, constant, border, reason=channels.reason)]
+
+  def read(self, graph, call):
+    """The `Channels` of the input; a rule for a layer that has an axis of its own for them reads along that."""
+    return call.inputs[0].channels
+
+  def constant(self, graph, call, channels):
+    """Constants and borders after the layer, from the `Channels` before it."""
+    return channels.constant, channels.border
+
+  def backward(self, graph, call):
+    """Which positions of each of `call.reads` are used, given which of the output are; all if that is opaque."""
+    return [call.outputs[0].channels.used] * len(call.inputs)
+
+  def squeezed(self, graph, call, keep_in, keep_out):
+    """The layer without some of its channels.
+
+    Args:
+      graph: the graph.
+      call: a call of the layer.
+      keep_in: list of bool arrays, which positions of each of `call.reads` stay.
+      keep_out: bool array, which positions of the output stay.
+
+    Returns:
+      A `Squeezed`.
+    """
+    return Squeezed()
+
+  def scaled(self, call, factors):
+    """What the output's channels are multiplied by if those of the inputs are multiplied by positive numbers.
+
+    Args:
+      call: a call of the layer, which has no kernel.
+      factors: list of float64 arrays, one number for each position of each of `call.reads`.
+
+    Returns:
+      A float64 array, one number for each position of the output; None if the output is not just multiplied.
+    """
+    by_channel = {}
+    for channels, factor in zip(call.reads, factors):
+      for channel, value in zip(channels.ids.tolist(), factor.tolist()):
+        if by_channel.setdefault(channel, value) != value:
+          return None
+    return np.array([by_channel[channel] for channel in call.outputs[0].channels.ids.tolist()])
+
+  def multiply_adds(self, call, weights):
+    """Multiply-adds of the call for one example, with weights by attribute name; None if a size is not fixed."""
+    return 0
+
+
+class Wall(Rule):
+  """A layer that the graph knows nothing about: what reaches it stays as it is."""
+
+  def forward(self, graph, call):
+    for tensor in call.inputs:
+      graph.block(tensor.channels.ids, call.name)
+    return [opaque(call.name) for _ in call.outputs]
+
+  def scaled(self, call, factors):
+    return None
+
+
+class Input(Rule):
+  """An input of the model: its channels stay."""
+
+  def forward(self, graph, call):
+    return [opaque("input") for _ in call.outputs]
+
+
+RULES = {keras.layers.InputLayer: (Input(),)}
+
+
+def register(layer_class, *rules):
+  """Teaches the graph a class of layers or operations; subclasses need to be registered themselves.
+
+  So that a layer of one's own is followed; for one that acts on every value by itself, like an activation:
+
+      register(MyActivation, rules.Elementwise())
+
+  Args:
+    layer_class: the class.
+    *rules: one or more `Rule`; the first that applies to a call is the call's. For a layer that is called with
+      `training=True` none does, unless its attribute `trains` is False.
+
+  Raises:
+    ValueError: there is no rule.
+  """
+  if not rules:
+    raise ValueError(f"register({layer_class.__name__}) needs a rule, such as rules.Elementwise()")
+  RULES[layer_class] = rules
+
+
+def to_float64(variable):
+  """A variable or tensor as a float64 array."""
+  return keras.ops.convert_to_numpy(variable).astype(np.float64)
+
+
+def rule_of(call):
+  """The first registered rule that applies to a call; a `Wall` if none does."""
+  in_training = call.kwargs.get("training") or any(argument is True for argument in call.args[1:])
+  masked = _heeds_mask(call)
+  if len(call.outputs) == 1:
+    for rule in RULES.get(type(call.operation), ()):
+      if not (in_training and rule.trains) and not (masked and not rule.ignores_mask) and rule.applies(call):
+        return rule
+  return Wall()
+
+
+def _heeds_mask(call):
+  """Whether the call has a mask that may make a difference: as an argument, or on the tensors that it reads."""
+  given = any(isinstance(value, Tensor) for value in keras.tree.flatten(call.kwargs.get("mask")))
+  takes = isinstance(call.operation, keras.Layer) and (
+    len(call.inputs) > 1 or "mask" in inspect.signature(call.operation.call).parameters
+  )
+  return given or (takes and any(tensor.masked for tensor in call.inputs))

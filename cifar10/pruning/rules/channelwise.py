@@ -1,0 +1,396 @@
+"""Rules of the layers and operations that treat each channel by itself."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from cifar10.pruning.calls import Tensor
+from cifar10.pruning.rules.base import Channels, Rule, Squeezed, opaque, padded, register, to_float64
+
+COUPLED_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
+
+
+def operation_class(function, *args):
+  """The class of operation that a function of `keras.ops` or `keras.activations` becomes in a functional model."""
+  tensor = keras.KerasTensor((None, 2, 2, 2))
+  return type(function(tensor, *args)._keras_history.operation)
+
+
+# Those with f(a x) = a f(x) for all a above 0, unless they have a ceiling or a threshold.
+HOMOGENEOUS_ACTIVATIONS = ("linear", "relu", "leaky_relu")
+HOMOGENEOUS = (
+  *(layers.ReLU, layers.LeakyReLU),
+  *map(operation_class, (ops.relu, ops.leaky_relu, ops.negative, ops.abs, keras.activations.relu)),
+)
+
+
+class Passing(Rule):
+  """Dropout and the like: in inference, the identity."""
+
+  def applies(self, call):
+    noise_shape = getattr(call.operation, "noise_shape", None) or ()
+    return all(size in (None, 1) for size in noise_shape)  # Else it holds the number of channels, or may.
+
+  def scaled(self, call, factors):
+    return None if isinstance(call.operation, layers.GaussianNoise) else super().scaled(call, factors)
+
+
+class Spatial(Rule):
+  """Pooling, cropping and upsampling: over space, and a constant comes out as it went in."""
+
+  def read(self, graph, call):
+    return graph.read(call, 0, call.channel_axis)
+
+
+class Resizing(Spatial):
+  """Resizing, which may pad with a value that is usually 0; Keras calls it in training unless told otherwise."""
+
+  trains = False
+
+  def applies(self, call):
+    return call.operation.fill_value == 0 or not call.operation.pad_to_aspect_ratio
+
+  def constant(self, graph, call, channels):
+    return channels.constant, padded(channels, call.operation.pad_to_aspect_ratio)
+
+
+class ZeroPadding(Spatial):
+  """Zeros around an image: a constant other than 0 does not hold at the border."""
+
+  def constant(self, graph, call, channels):
+    return channels.constant, padded(channels)
+
+
+class Elementwise(Rule):
+  """A function of one or several tensors, and of fixed numbers or arrays, value by value.
+
+  Activations, sums, products, maxima. Tensors are broadcast as numpy does; a channel stays in all or in none.
+  """
+
+  def applies(self, call):
+    layer = call.operation
+    if getattr(layer, "activation", None) is not None and is_coupled(layer):
+      return False
+    ranks = {len(tensor.shape) for tensor in call.inputs}
+    fixed = [value for value in keras.tree.flatten((call.args, call.kwargs)) if not isinstance(value, Tensor)]
+    variables = [value for value in fixed if isinstance(value, keras.Variable)]
+    others = [call.kwargs, *(value for value in call.args if _tensors(value))]  # Than those that `squeezed` cuts.
+    arrays = [value for value in keras.tree.flatten(others) if np.ndim(value)]
+    return not variables and not arrays and (len(ranks) == 1 or not isinstance(layer, keras.Layer))
+
+  def forward(self, graph, call):
+    followed = [tensor.channels for tensor in call.inputs if tensor.channels.axis is not None]
+    rank, axis = len(call.outputs[0].shape), self.axis(call)
+    if axis is None:
+      for channels in followed:
+        graph.block(channels.ids, call.name)
+      reasons = [tensor.channels.reason for tensor in call.inputs if tensor.channels.axis is None]
+      return [opaque(reasons[0] if reasons else call.name)]
+    constant, varies = self._evaluated(call, rank, axis)
+    wide = [channels for channels in followed if len(channels.ids) == len(constant)]
+    for channels in followed:
+      if len(channels.ids) == len(constant):
+        graph.unite(wide[0].ids, channels.ids)
+      else:
+        graph.block(channels.ids, call.name)
+    for tensor in call.inputs:
+      if tensor.channels.axis is None and _size(tensor, axis - rank) == len(constant):
+        graph.block(wide[0].ids, tensor.channels.reason)
+    constant[varies] = np.nan
+    border = np.maximum.reduce([np.broadcast_to(channels.border, len(constant)) for channels in followed])
+    return [self.joined(followed, Channels(axis, wide[0].ids, constant, np.where(varies, 0, border)))]
+
+  def axis(self, call):
+    """The channel axis of the output; None if the inputs do not agree on one."""
+    rank = len(call.outputs[0].shape)
+    followed = [tensor for tensor in call.inputs if tensor.channels.axis is not None]
+    axes = {tensor.channels.axis - len(tensor.shape) for tensor in followed}
+    if len(axes) != 1 or call.outputs[0].shape[rank + min(axes)] is None:
+      return None
+    widths = [len(tensor.channels.ids) for tensor in followed]
+    return rank + min(axes) if call.outputs[0].shape[rank + min(axes)] in widths else None
+
+  def joined(self, followed, channels):
+    """The output's `Channels`, given what follows from the operation's values alone."""
+    return channels
+
+  def _evaluated(self, call, rank, axis):
+    """The operation's values where all inputs are constant, and where they are not: arrays over the channels."""
+
+    def values(tensor, of_channels, otherwise):
+      shape = [1] * len(tensor.shape)
+      if tensor.channels.axis is None:
+        return np.full(shape, otherwise)
+      shape[tensor.channels.axis] = -1
+      return of_channels(tensor.channels).reshape(shape)
+
+    outputs = evaluate(call, lambda tensor: values(tensor, lambda channels: np.nan_to_num(channels.constant), 0.0))
+    unknown = [values(tensor, lambda channels: np.isnan(channels.constant), True) for tensor in call.inputs]
+    varies = np.zeros(call.outputs[0].shape[axis], bool)
+    for array in unknown:
+      array = array.reshape([1] * (rank - array.ndim) + list(array.shape))
+      varies = varies | np.moveaxis(array, axis, -1).reshape(-1)
+    outputs = np.moveaxis(outputs, axis, -1).reshape(-1, outputs.shape[axis])
+    outputs = np.broadcast_to(outputs, (len(outputs), len(varies)))
+    # An array that it is computed with may differ from pixel to pixel; and what is not finite is no constant.
+    varies = varies | (outputs != outputs[0]).any(axis=0) | ~np.isfinite(outputs).all(axis=0)
+    return outputs[0].copy(), varies
+
+  def backward(self, graph, call):
+    used = call.outputs[0].channels.used
+    return [
+      used if len(channels.ids) == len(used) else np.full(len(channels.ids), used.any()) for channels in call.reads
+    ]
+
+  def squeezed(self, graph, call, keep_in, keep_out):
+    rank, axis = len(call.outputs[0].shape), call.outputs[0].channels.axis
+    squeezed = Squeezed()
+    for index, value in enumerate(call.args):
+      own = None if axis is None else axis - rank
+      if not _tensors(value) and own is not None and -own <= np.ndim(value):
+        array = ops.convert_to_numpy(ops.convert_to_tensor(value))
+        if array.shape[own] == len(keep_out) > 1:
+          squeezed.args[index] = np.compress(keep_out, array, axis=own)
+    return squeezed
+
+  def scaled(self, call, factors):
+    return None
+
+
+class Activation(Elementwise):
+  """An activation layer, or a function of one tensor that may be one."""
+
+  def scaled(self, call, factors):
+    operation = call.operation
+    bent = getattr(operation, "max_value", None) is not None or getattr(operation, "threshold", 0) != 0
+    homogeneous = isinstance(operation, HOMOGENEOUS) or (
+      isinstance(operation, layers.Activation) and activation_name(operation) in HOMOGENEOUS_ACTIVATIONS
+    )
+    return factors[0] if homogeneous and not bent else None
+
+
+class Clip(Elementwise):
+  """`ops.clip`, between two numbers."""
+
+  def applies(self, call):
+    return super().applies(call) and np.ndim(call.operation.x_min) == np.ndim(call.operation.x_max) == 0
+
+
+class Sum(Elementwise):
+  """Sums, differences, means, maxima and minima of tensors."""
+
+  def scaled(self, call, factors):
+    alike = all(np.array_equal(factor, factors[0]) for factor in factors)
+    return factors[0] if alike and all(_tensors(value) for value in call.args) else None
+
+
+class Product(Elementwise):
+  """A product: where a factor is 0 the others do not matter."""
+
+  def joined(self, followed, channels):
+    zero = np.zeros(len(channels.ids), bool)
+    for factor in followed:
+      zero = zero | (factor.known & (factor.constant == 0))
+    constant, border = np.where(zero, 0, channels.constant), np.where(zero, 0, channels.border)
+    return Channels(channels.axis, channels.ids, constant, border)
+
+  def backward(self, graph, call):
+    result = super().backward(graph, call)
+    nowhere = np.zeros(1, bool)
+    zeros = [nowhere if factor.axis is None else factor.known & (factor.constant == 0) for factor in call.reads]
+    for index, zero in enumerate(zeros):
+      for other, other_zero in enumerate(zeros):
+        # Of several factors that are 0, the first makes the product so, and is used.
+        shuts = other_zero if other < index else (other_zero & ~zero) if other > index else nowhere
+        if len(shuts) in (1, len(result[index])):
+          result[index] = result[index] & ~shuts
+    return result
+
+  def scaled(self, call, factors):
+    product = np.ones(len(call.outputs[0].channels.ids))
+    for factor in factors:
+      product = product * (factor if len(factor) else 1)  # Nothing is known of an opaque one, and it stays.
+    return product
+
+
+class Affine(Rule):
+  """A fixed scale and offset, of all channels alike or of each: Rescaling, Normalization."""
+
+  owns_channels = True
+
+  def applies(self, call):
+    shape, axes = call.inputs[0].shape, self._axes(call.operation)
+    sizes = [1, *(shape[axis] for axis in axes if -len(shape) < axis < len(shape))]
+    arrays = self._arrays(call.operation).values()
+    return len(axes) <= 1 and all(array.ndim < len(shape) and array.size in sizes for array in arrays)
+
+  def read(self, graph, call):
+    axes = self._axes(call.operation)
+    return graph.read(call, 0, *axes) if axes else super().read(graph, call)
+
+  def constant(self, graph, call, channels):
+    shape = [1] * len(call.inputs[0].shape)
+    shape[channels.axis] = -1
+    outputs = evaluate(call, lambda tensor: np.nan_to_num(channels.constant).reshape(shape)).reshape(-1)
+    return np.where(np.isnan(channels.constant), np.nan, outputs), channels.border
+
+  def scaled(self, call, factors):
+    return None
+
+  def squeezed(self, graph, call, keep_in, keep_out):
+    squeezed = Squeezed()
+    for name, array in self._arrays(call.operation).items():
+      if array.size > 1:
+        array = np.compress(keep_out, array, axis=np.argmax(array.shape))
+        if name.startswith("adapt_"):
+          squeezed.weights[name] = array
+        else:
+          squeezed.config[name.removeprefix("input_")] = array.tolist()
+    return squeezed
+
+  def _arrays(self, layer):
+    names = ("scale", "offset", "input_mean", "input_variance", "adapt_mean", "adapt_variance")
+    found = {name: getattr(layer, name, None) for name in names}
+    arrays = {name: to_float64(ops.convert_to_tensor(value)) for name, value in found.items() if value is not None}
+    scale = arrays.get("scale")
+    if scale is not None and scale.ndim and keras.config.image_data_format() == "channels_first":
+      arrays["scale"] = scale.reshape(scale.shape + (1,) * (3 - scale.ndim))  # As Rescaling does.
+    return arrays
+
+  def _axes(self, layer):
+    """The axes along which the layer's numbers change; a set."""
+    if hasattr(layer, "axis"):
+      return set(layer.axis)
+    shapes = [array.shape for array in self._arrays(layer).values()]
+    return {axis - len(shape) for shape in shapes for axis, size in enumerate(shape) if size > 1}
+
+
+class BatchNorm(Rule):
+  """gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta; a gamma of 0 is a shut gate."""
+
+  owns_channels = True
+  ignores_mask = True
+
+  def applies(self, call):
+    return isinstance(call.operation.axis, int) and not getattr(call.operation, "renorm", False)
+
+  def forward(self, graph, call):
+    inputs = graph.read(call, 0, call.operation.axis)
+    layer, gamma = call.operation, graph.gamma(call)
+    beta = to_float64(layer.beta) if layer.center else np.zeros(len(gamma))
+    scale = gamma / np.sqrt(to_float64(layer.moving_variance) + layer.epsilon)
+    constant = np.where(gamma == 0, beta, scale * (inputs.constant - to_float64(layer.moving_mean)) + beta)
+    return [Channels(inputs.axis, inputs.ids, constant, np.where(gamma == 0, 0, inputs.border), reason=inputs.reason)]
+
+  def backward(self, graph, call):
+    return [call.outputs[0].channels.used & (graph.gamma(call) != 0)]
+
+  def squeezed(self, graph, call, keep_in, keep_out):
+    layer = call.operation
+    names = [name for name in ("beta", "moving_mean", "moving_variance") if getattr(layer, name) is not None]
+    weights = {name: ops.convert_to_numpy(getattr(layer, name))[keep_out] for name in names}
+    if layer.scale:
+      weights["gamma"] = graph.gamma(call)[keep_out]
+    return Squeezed(weights=weights)
+
+
+class ParametricRelu(Rule):
+  """relu(x) - alpha * relu(-x), with an alpha for each channel, and for each pixel unless it is shared."""
+
+  owns_channels = True
+
+  def constant(self, graph, call, channels):
+    alpha = to_float64(call.operation.alpha)
+    alpha = np.moveaxis(alpha, channels.axis - 1, -1).reshape(-1, alpha.shape[channels.axis - 1])
+    uniform = (alpha == alpha[0]).all(axis=0)
+    constant = np.where(channels.constant >= 0, channels.constant, alpha[0] * channels.constant)
+    return np.where(uniform | (channels.constant >= 0), constant, np.nan), channels.border
+
+  def squeezed(self, graph, call, keep_in, keep_out):
+    alpha = ops.convert_to_numpy(call.operation.alpha)
+    axis = call.outputs[0].channels.axis
+    if axis is None or alpha.shape[axis - 1] != len(keep_out) or len(keep_out) == 1:
+      return Squeezed()
+    return Squeezed(weights={"alpha": np.compress(keep_out, alpha, axis=axis - 1)})
+
+
+def evaluate(call, value):
+  """Runs a call on arrays: `value(tensor)` for each of its tensors. Returns a float64 array."""
+  args, kwargs = keras.tree.map_structure(
+    lambda argument: ops.convert_to_tensor(value(argument)) if isinstance(argument, Tensor) else argument,
+    (call.args, call.kwargs),
+  )
+  return to_float64(call.operation.call(*args, **kwargs))  # Called itself, a layer would note what it is called with.
+
+
+def known_values(function, constant):
+  """A function of those values that are not NaN; NaN where it is not finite."""
+  known = ~np.isnan(constant)
+  result = np.full(len(constant), np.nan)
+  if known.any():
+    result[known] = to_float64(function(ops.convert_to_tensor(constant[known])))
+  result[~np.isfinite(result)] = np.nan
+  return result
+
+
+def activation_name(layer):
+  """The name of a layer's activation function; "" if it is none of Keras' or TensorFlow's own."""
+  name, module = (getattr(layer.activation, attribute, "") for attribute in ("__name__", "__module__"))
+  return name if hasattr(keras.activations, name) and module.startswith(("keras.", "tensorflow.")) else ""
+
+
+def is_coupled(layer):
+  """Whether the layer's activation mixes channels, or might, being none that Keras knows."""
+  name = activation_name(layer)
+  return name in COUPLED_ACTIVATIONS or not name
+
+
+def _tensors(value):
+  """Whether an argument of a call is a tensor of the model, or a list of some."""
+  return any(isinstance(part, Tensor) for part in keras.tree.flatten(value))
+
+
+def _size(tensor, axis):
+  return tensor.shape[axis] if -axis <= len(tensor.shape) else 1
+
+
+register(layers.BatchNormalization, BatchNorm())
+register(layers.PReLU, ParametricRelu())
+for _name in ("Rescaling", "Normalization"):
+  register(getattr(layers, _name), Affine())
+for _name in ("Activation", "ReLU", "LeakyReLU", "ELU"):
+  register(getattr(layers, _name), Activation())
+for _name in ("Add", "Subtract", "Average", "Maximum", "Minimum"):
+  register(getattr(layers, _name), Sum())
+register(layers.Multiply, Product())
+for _name in ("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"):
+  register(getattr(layers, _name), ZeroPadding())
+register(layers.Resizing, Resizing())
+for _name in (
+  *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
+  *(f"Adaptive{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)),
+  *(f"{kind}{rank}D" for kind in ("Cropping", "UpSampling") for rank in (1, 2, 3)),
+):
+  register(getattr(layers, _name), Spatial())
+for _name in (
+  *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout"),
+  *("GaussianNoise", "ActivityRegularization", "Identity"),
+):
+  register(getattr(layers, _name), Passing())
+
+
+for _function in (ops.add, ops.subtract, ops.maximum, ops.minimum):
+  register(operation_class(_function, keras.KerasTensor((None, 2, 2, 2))), Sum())
+register(operation_class(ops.multiply, 2.0), Product())
+for _function in (ops.divide, ops.true_divide, ops.power):
+  register(operation_class(_function, 2.0), Elementwise())
+for _function in (
+  *(ops.negative, ops.abs, ops.square, ops.sqrt, ops.rsqrt, ops.reciprocal, ops.exp, ops.expm1, ops.log, ops.log1p),
+  *(ops.sign, ops.sin, ops.cos, ops.tanh, ops.arctan, ops.erf, ops.floor, ops.ceil, ops.round, ops.stop_gradient),
+  *(ops.relu, ops.relu6, ops.leaky_relu, ops.elu, ops.selu, ops.celu, ops.gelu, ops.silu, ops.sigmoid),
+  *(ops.hard_sigmoid, ops.hard_silu, ops.hard_tanh, ops.log_sigmoid, ops.softplus, ops.softsign, ops.tanh_shrink),
+  *(ops.soft_shrink, ops.hard_shrink, ops.squareplus, ops.sparse_plus, ops.sparse_sigmoid),
+  *(keras.activations.relu, keras.activations.relu6),
+):
+  register(operation_class(_function), Activation())
+register(operation_class(ops.clip, 0.0, 1.0), Clip())

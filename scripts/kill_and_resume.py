@@ -1,0 +1,126 @@
+"""Kills `cifar10-train` again and again, restarts it, and compares what comes out with an uninterrupted chain.
+
+python scripts/kill_and_resume.py [--kills 30] [--seed 0]
+
+Three short stages of resnet20 on the built-in data. Half of the kills (SIGKILL) come at a random moment, the others
+while a checkpoint, `stage.json` or the next version is being written. Fails if a version's weights or architecture
+are not bit for bit those of the uninterrupted chain, or anything unfinished lies about.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+STAGES = ("0.5", "3.0", "0.0")  # l1_penalty
+UNFINISHED = {
+  "a checkpoint": "{name}_*/model.ckpt-*temp*",
+  "stage.json": "{name}_*/stage.json*.new",
+  "the next version": ".{name}_*",
+}
+
+
+def command(train_dir, version):
+  """The command line of one stage."""
+  return [
+    sys.executable, "-m", "cifar10.cli.train", "--dataset=synthetic", "--batch_size=4", "--max_steps=30", "--seed=1",
+    "--log_frequency=5", "--save_interval_secs=0.2", f"--train_dir={train_dir}", f"--checkpoint_version={version}",
+    f"--l1_penalty={STAGES[version]}",
+  ]  # fmt: skip
+
+
+def run_whole(train_dir):
+  """Trains a chain without interruption; returns the seconds of its slowest stage."""
+  seconds = []
+  for version in range(len(STAGES)):
+    start = time.monotonic()
+    subprocess.run(command(train_dir, version), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds.append(time.monotonic() - start)
+  return max(seconds)
+
+
+def run_killed(train_dir, rng, kills, seconds):
+  """Trains a chain that is killed up to `kills` times; returns how often it was."""
+  done = 0
+  for version in range(len(STAGES)):
+    killed = True
+    while killed:
+      moment = rng.choice([None, None, None, *UNFINISHED]) if done < kills else "the end"
+      killed = killed_at(moment, train_dir, version, rng.uniform(0, seconds))
+      done += killed
+      if killed:
+        print(f"kill {done}: version {version}, {f'writing {moment}' if moment else 'some moment'}", flush=True)
+  return done
+
+
+def killed_at(moment, train_dir, version, delay):
+  """Starts a stage and kills it after `delay` seconds, or at what it writes first after that; False if it ended."""
+  pattern = UNFINISHED.get(moment, "").format(name=train_dir.name)
+  process = subprocess.Popen(
+    command(train_dir, version), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+  )
+  start = time.monotonic()
+  while process.poll() is None:
+    due = moment != "the end" and time.monotonic() - start > delay
+    if due and (not pattern or appears(train_dir.parent, pattern)):
+      process.kill()
+    time.sleep(0.0005 if due else 0.01)
+  output = process.stdout.read()
+  process.stdout.close()
+  if process.returncode not in (0, -9):
+    raise SystemExit(f"version {version} ended with {process.returncode}:\n{output}")
+  return process.returncode != 0
+
+
+def appears(directory, pattern):
+  """Whether a file is there; one that comes and goes meanwhile may count or not."""
+  try:
+    return any(directory.glob(pattern))
+  except FileNotFoundError:
+    return False
+
+
+def assert_same(whole, killed):
+  """Exits with a sentence unless the versions of two chains are the same and nothing unfinished is left."""
+  import numpy as np
+
+  from cifar10.checkpoints import load_network, version_dir
+
+  for version in range(1, len(STAGES) + 1):
+    ours, theirs = (load_network(version_dir(train_dir, version)) for train_dir in (killed, whole))
+    if ours.get_config() != theirs.get_config():
+      raise SystemExit(f"version {version}: the architectures differ")
+    for one, other in zip(ours.variables, theirs.variables, strict=True):
+      if not np.array_equal(one.numpy(), other.numpy()):
+        raise SystemExit(f"version {version}: {one.path} differs")
+  left = [path for pattern in UNFINISHED.values() for path in killed.parent.glob(pattern.format(name=killed.name))]
+  if left:
+    raise SystemExit(f"unfinished files are left: {left}")
+
+
+def main():
+  """Runs chains until there were as many kills as asked for."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--kills", type=int, default=30)
+  parser.add_argument("--seed", type=int, default=0)
+  arguments = parser.parse_args()
+  rng, kills, chains = random.Random(arguments.seed), 0, 0
+  with tempfile.TemporaryDirectory() as workplace:
+    whole = pathlib.Path(workplace, "whole")
+    seconds = run_whole(whole)
+    while kills < arguments.kills:
+      chains += 1
+      killed = pathlib.Path(workplace, f"killed{chains}")
+      kills += run_killed(killed, rng, arguments.kills - kills, seconds)
+      assert_same(whole, killed)
+  print(f"{kills} kills in {chains} chains: every version is bit for bit that of the uninterrupted chain.")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,607 @@
+"""What happens to a run when something breaks.
+
+| fault | tried | what the program does |
+|---|---|---|
+| SIGKILL at any moment | twice; 30 times by `scripts/kill_and_resume.py` | goes on; versions are bit for bit the same |
+| newest checkpoint truncated, or a bit flipped in it | 6 files | the one before is used, and a line says so |
+| all checkpoints damaged | once | one sentence; nothing is written |
+| both records of a stage gone | once | one sentence |
+| `model.keras` of a trained version damaged and removed | once | the stage before writes it again; training goes on |
+| `stage.json` truncated, flipped, emptied, removed | 4 times | `stage.json.old` is used, and a line says so |
+| `stage.json` and its backup damaged | once, and mutated by hypothesis | one sentence |
+| `model.keras` truncated, or a bit flipped anywhere | 22 places | one sentence |
+| data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
+| disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
+| directory that cannot be written, disk that becomes read-only | once each | one sentence |
+| console closed or full | once | saved; one sentence |
+| directory vanishes, or is replaced, during training | once each | one sentence; nothing is saved elsewhere |
+| stage trained in many runs | 8 | the newest five checkpoints stay |
+| `--eval_dir` is a file | once | one sentence; no record is written |
+| a file where a directory should be | 3 places | one sentence |
+| clock that jumps back | once | the same weights |
+| a second trainer in the directory or the next | once each | refused while the first lives, not after it was killed |
+| an evaluator beside a trainer | some hundred times during 400 saves | always finds a whole checkpoint |
+| `model.keras` with a Lambda layer or an unknown class | once each | refused, nothing runs |
+| a pickle in place of a checkpoint or a network | once each | refused, nothing runs |
+| SIGTERM with `--log_frequency 100000` | once | saved and ended |
+| 2,000 steps | once (slow) | memory and open files stay flat |
+| flags that disagree with the stage | every flag (`test_train.py`) | refused, or changed with a notice |
+| flags out of their range, text, NaN | 10 values of each number (`test_cli.py`) | one sentence with the range |
+| download with names that reach outside | 3 names (`test_input_pipeline.py`) | one sentence; nothing is written there |
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import kill_and_resume
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar10 import checkpoints, input_pipeline
+from cifar10 import train as train_module
+from cifar10.cli import command
+from cifar10.config import EvalConfig, TrainConfig
+from cifar10.errors import UserError
+from cifar10.evaluate import evaluate
+from cifar10.train import train
+
+
+@pytest.fixture
+def config(tmp_path, tiny_world):
+  return TrainConfig(
+    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
+    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
+  )  # fmt: skip
+
+
+def change(config, **settings):
+  return dataclasses.replace(config, **settings)
+
+
+def version(config, number=0):
+  return checkpoints.version_dir(config.train_dir, number)
+
+
+def weights(config, number=1):
+  return checkpoints.load_network(version(config, number)).get_weights()
+
+
+def assert_same_weights(ours, theirs):
+  for one, other in zip(ours, theirs, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def assert_one_sentence(config, pattern):
+  """Asserts that training ends with one sentence, as the command shows it, and exit code 1."""
+  with pytest.raises(UserError, match=pattern) as caught:
+    train(config)
+  message = str(caught.value)
+  assert message.endswith(".")
+  assert "\n" not in message
+
+
+@pytest.fixture
+def interrupted(config, tmp_path):
+  """A stage of 30 steps, with checkpoints at 10 and 20, and the weights that it comes to."""
+  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=30)
+  train(whole)
+  for steps in (10, 20):
+    train(change(config, max_steps=steps, squeeze_model=False))
+  return change(config, max_steps=30), weights(whole)
+
+
+def flip(path, place):
+  """Flips a bit at a place, a share of the file's length."""
+  content = bytearray(path.read_bytes())
+  content[int(place * len(content))] ^= 0x10
+  path.write_bytes(content)
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+# Killed.
+
+
+def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["kill_and_resume.py", "--kills", "2"])
+  kill_and_resume.main()
+  assert "2 kills in 1 chains: every version is bit for bit" in capsys.readouterr().out
+
+
+# Damaged files.
+
+
+@pytest.mark.parametrize(
+  ("suffix", "damage"),
+  [
+    ("data-00000-of-00001", cut), ("index", cut), ("index", lambda path: path.write_bytes(b"")),
+    *(("data-00000-of-00001", lambda path, place=place: flip(path, place)) for place in (0.1, 0.5, 0.99)),
+  ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, capsys, suffix, damage):
+  config, expected = interrupted
+  damage(version(config) / f"model.ckpt-20.{suffix}")
+  capsys.readouterr()
+  _, step = checkpoints.load_version(version(config))
+  assert step == 10
+  train(config)
+  output = capsys.readouterr().out
+  assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 2
+  assert "resumed at step 10." in output
+  assert_same_weights(weights(config), expected)
+
+
+def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(interrupted):
+  config, _ = interrupted
+  for path in version(config).glob("*.index"):
+    path.write_bytes(b"junk")
+  before = {path: path.read_bytes() for path in version(config).iterdir()}
+  assert_one_sentence(config, "model.ckpt-10 cannot be read")
+  assert {path: path.read_bytes() for path in version(config).iterdir()} == before
+
+
+@pytest.mark.parametrize(
+  "damage", [cut, lambda path: flip(path, 0.3), lambda path: path.write_bytes(b""), pathlib.Path.unlink]
+)
+def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted, capsys, damage):
+  config, expected = interrupted
+  damage(version(config) / "stage.json")
+  train(config)
+  assert "stage.json is damaged;" in capsys.readouterr().out
+  assert_same_weights(weights(config), expected)
+
+
+def test_without_a_good_record_of_the_stage_nothing_starts_anew(interrupted):
+  config, _ = interrupted
+  for name in ("stage.json", "stage.json.old"):
+    cut(version(config) / name)
+  assert_one_sentence(config, "stage.json is damaged: it does not match its checksum")
+  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
+
+
+def test_a_network_with_any_bit_flipped_is_refused(tmp_path, tiny_network):
+  path = tmp_path / "model.keras"
+  tiny_network.save(path)
+  whole = path.read_bytes()
+  expected = tiny_network.get_weights()
+  refused = 0
+  for place in np.linspace(0, 1, 22, endpoint=False):
+    path.write_bytes(whole)
+    flip(path, place)
+    try:
+      assert_same_weights(checkpoints.load_network(tmp_path).get_weights(), expected)
+    except UserError:
+      refused += 1
+  assert refused > 18  # Some bits, like those of dates, mean nothing.
+  path.write_bytes(whole[:-30])
+  with pytest.raises(UserError, match="model.keras cannot be loaded"):
+    checkpoints.load_network(tmp_path)
+
+
+@given(st.data())
+def test_a_mutated_record_of_the_stage_is_refused_or_the_same(tmp_path_factory, data):
+  directory = tmp_path_factory.mktemp("stage")
+  flags = {"model": "cnn4", "dataset": "synthetic", "batch_size": 8, "weight_decay": 0.0, "seed": 3}
+  stage = {"flags": flags, "progress": {"step": 5, "seconds": 0.5}, "finished": None}
+  checkpoints.write_stage(directory, stage)
+  content = mutated(data, (directory / "stage.json").read_bytes())
+  if data.draw(st.booleans()):
+    digit = data.draw(st.sampled_from([place for place, byte in enumerate(content) if chr(byte).isdigit()] or [None]))
+    content = content if digit is None else content[:digit] + b"7" + content[digit + 1 :]
+  (directory / "stage.json").write_bytes(content)
+  with contextlib.suppress(UserError):
+    read = checkpoints.read_stage(directory)
+    assert read.pop("packages")
+    assert read == stage
+
+
+@given(st.data())
+def test_mutated_data_is_refused_or_other_pixels(tmp_path_factory, monkeypatch_module, data):
+  directory = tmp_path_factory.mktemp("data")
+  (directory / "cifar-10-batches-bin").mkdir()
+  records = np.zeros((20, 3073), np.uint8)
+  records[data.draw(st.integers(0, 19)), 0] = data.draw(st.integers(0, 20))
+  content = mutated(data, records.tobytes())
+  (directory / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(content)
+  with contextlib.suppress(UserError):
+    examples = input_pipeline.load("cifar10", "test", str(directory))
+    assert examples.images.shape == (20, 32, 32, 3)
+    assert examples.labels.max() < 10
+    assert len(content) == 20 * 3073
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+  """Data files of 20 images."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(input_pipeline, "_RECORDS_PER_FILE", 20)
+    patch.setattr(input_pipeline, "_FILE_BYTES", 20 * 3073)
+    yield patch
+
+
+def mutated(data, content):
+  """Content with bytes replaced, removed and put in."""
+  content = bytearray(content)
+  for _ in range(data.draw(st.integers(0, 4))):
+    start = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(start, min(start + 40, len(content))))
+    content[start:stop] = data.draw(st.binary(max_size=stop - start if data.draw(st.booleans()) else 40))
+  return bytes(content)
+
+
+# Disks and directories.
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A function: a disk of so many bytes."""
+  mounted = []
+
+  def mount(size):
+    directory = tmp_path / f"disk{len(mounted)}"
+    directory.mkdir()
+    arguments = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(arguments, capture_output=True, check=False).returncode:
+      pytest.skip("may not mount a tmpfs")
+    mounted.append(directory)
+    return directory
+
+  yield mount
+  for directory in mounted:
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(disk, left):
+  """Leaves so many bytes of a disk; returns the file that takes the rest."""
+  usage = shutil.disk_usage(disk)
+  (disk / "filler").write_bytes(bytes(max(0, usage.free - left)))
+  return disk / "filler"
+
+
+def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, small_disk):
+  config, expected = interrupted
+  disk = small_disk("4m")
+  shutil.copytree(version(config), disk / "run_0")
+  config = change(config, train_dir=str(disk / "run"))
+  filler = fill(disk, 8192)
+  assert_one_sentence(config, "cannot be (saved|written)")
+  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
+  assert not list(version(config).glob("*temp*")) + list(version(config).glob("*.new"))
+  filler.unlink()
+  train(config)
+  assert_same_weights(weights(config), expected)
+
+
+def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_disk):
+  config, expected = interrupted
+  train(change(config, squeeze_model=False))
+  disk = small_disk("4m")
+  shutil.copytree(version(config), disk / "run_0")
+  config = change(config, train_dir=str(disk / "run"))
+  filler = fill(disk, 16384)
+  assert_one_sentence(config, "cannot be (saved|written)")
+  assert not version(config, 1).exists()
+  assert not list(disk.glob(".run_1*"))
+  filler.unlink()
+  train(config)
+  assert_same_weights(weights(config), expected)
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
+  config = change(config, train_dir="/proc/run")  # Not even root writes there.
+  assert command.run("cifar10-train", train, config) == 1
+  error = capsys.readouterr().err
+  assert "/proc/run_0" in error
+  assert len(error.splitlines()) == 1
+
+
+def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, capsys):
+  config, expected = interrupted
+  disk = small_disk("4m")
+  shutil.copytree(version(config), disk / "run_0")
+  config = change(config, train_dir=str(disk / "run"))
+  subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+  assert command.run("cifar10-train", train, config) == 1
+  error = capsys.readouterr().err
+  assert str(disk) in error
+  assert len(error.splitlines()) == 1
+  subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+  train(config)
+  assert_same_weights(weights(config), expected)
+
+
+def test_a_console_that_is_gone_saves_and_ends(config, monkeypatch):
+  with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+    log = train_module._Run._log
+
+    def log_to_full(run, *figures):
+      if run.step > 10:
+        patch.setattr(sys, "stdout", full)
+      log(run, *figures)
+
+    patch.setattr(train_module._Run, "_log", log_to_full)
+    assert_one_sentence(change(config, save_interval_secs=1e6), "step 11 is saved: run again")
+    with contextlib.suppress(OSError):
+      full.close()
+  assert checkpoints.checkpoint_steps(version(config)) == [11]
+
+
+def test_a_directory_that_vanishes_is_one_sentence(config, capsys, monkeypatch):
+  def vanish(run, *_):
+    if run.step >= 10:
+      shutil.rmtree(version(config), ignore_errors=True)
+
+  monkeypatch.setattr(train_module._Run, "_log", vanish)
+  assert command.run("cifar10-train", train, config) == 1
+  error = capsys.readouterr().err
+  assert "run_0" in error
+  assert len(error.splitlines()) == 1
+  assert not version(config, 1).exists()
+
+
+@pytest.mark.parametrize("place", ["run_0", "run_1", ""])
+def test_a_file_in_place_of_a_directory_is_one_sentence(config, tmp_path, capsys, place):
+  path = tmp_path / place if place else tmp_path / "file"
+  path.write_text("mine")
+  config = config if place else change(config, train_dir=str(path / "run"))
+  assert command.run("cifar10-train", train, config) == 1
+  error = capsys.readouterr().err
+  assert str(path) in error
+  assert "is a file; expected" in error or not place
+  assert len(error.splitlines()) == 1
+  assert path.read_text() == "mine"
+
+
+def test_an_eval_dir_that_is_a_file_is_one_sentence(config, tmp_path, capsys):
+  train(config)
+  (tmp_path / "file").write_text("mine")
+  settings = EvalConfig(
+    checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "file")
+  )
+  assert command.run("cifar10-eval", evaluate, settings) == 1
+  assert f"--eval_dir {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
+  assert not (version(config, 1) / "evaluations.jsonl").exists()
+
+
+def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(config):
+  train(config)
+  path = version(config, 1) / "evaluations.jsonl"
+  path.write_text('{"eval_data": "te')
+  evaluate(EvalConfig(checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100))
+  cut_line, line = path.read_text().splitlines()
+  assert (cut_line, json.loads(line)["examples"]) == ('{"eval_data": "te', 100)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatch):
+  _, expected = interrupted
+  now = [2e9]
+
+  def earlier():
+    now[0] -= 1000
+    return now[0]
+
+  monkeypatch.setattr(time, "time", earlier)
+  again = change(config, train_dir=config.train_dir + "_again", save_interval_secs=1e-9)
+  for steps in (15, 30):
+    train(change(again, max_steps=steps))
+  assert_same_weights(weights(again), expected)
+  assert len(checkpoints.checkpoint_steps(version(again))) == checkpoints.KEPT_CHECKPOINTS
+
+
+# Two at once.
+
+
+def test_a_second_trainer_is_refused_while_the_first_lives(config):
+  holder = (
+    "import pathlib, sys, time; from cifar10.checkpoints import locked\n"
+    f"with locked(pathlib.Path({str(version(config))!r})): print('locked', flush=True); time.sleep(300)"
+  )
+  with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    try:
+      assert process.stdout.readline() == b"locked\n"
+      assert_one_sentence(config, "run_0 is in use by another process")
+    finally:
+      process.kill()
+  train(config)
+
+
+def test_a_stage_does_not_replace_a_version_that_another_process_trains(config):
+  train(config)
+  with checkpoints.locked(version(config, 1)):
+    assert_one_sentence(change(config, max_steps=30, overwrite=True), "run_1 is in use by another process")
+  assert checkpoints.checkpoint_steps(version(config)) == [20]
+
+
+def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there(config, monkeypatch):
+  other = change(config, train_dir=config.train_dir + "_other", seed=4, max_steps=10, squeeze_model=False)
+  train(other)
+
+  def replace(run, *_):
+    if run.step == 11:
+      shutil.rmtree(version(config))
+      shutil.copytree(version(other), version(config))
+
+  monkeypatch.setattr(train_module._Run, "_log", replace)
+  assert_one_sentence(config, "run_0 has vanished or was replaced")
+  assert checkpoints.checkpoint_steps(version(config)) == [10]
+  assert checkpoints.read_stage(version(config))["flags"]["seed"] == 4
+
+
+def test_over_many_restarts_the_newest_five_checkpoints_stay(config):
+  for steps in range(2, 18, 2):
+    train(change(config, max_steps=steps, squeeze_model=False))
+  assert checkpoints.checkpoint_steps(version(config)) == [8, 10, 12, 14, 16]
+
+
+def test_a_network_that_a_trained_version_has_lost_is_written_again(config, capsys):
+  train(config)
+  following = change(config, checkpoint_version=1, model=None)
+  train(change(following, max_steps=10, squeeze_model=False))
+  before = weights(config)
+  path = version(config, 1) / "model.keras"
+  cut(path)
+  assert_one_sentence(following, "model.keras cannot be loaded.*remove it, and train the version before it again")
+  path.unlink()
+  assert_one_sentence(following, "model.keras does not exist: train --checkpoint_version 0")
+  train(config)
+  assert_same_weights(weights(config), before)
+  train(following)
+  assert "resumed at step 10." in capsys.readouterr().out
+
+
+def test_without_any_record_of_the_stage_nothing_starts_anew(interrupted):
+  config, _ = interrupted
+  train(config)
+  following = change(config, checkpoint_version=1, model=None)
+  train(change(following, max_steps=10, squeeze_model=False))
+  for name in ("stage.json", "stage.json.old"):
+    (version(config, 1) / name).unlink(missing_ok=True)
+  assert_one_sentence(change(following, max_steps=20), "stage.json is gone, but training checkpoints are there")
+
+
+def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(config, monkeypatch):
+  train(config)
+  before = (version(config, 1) / "model.keras").read_bytes()
+  squeeze = train_module.squeeze
+  with contextlib.ExitStack() as stack:
+
+    def squeeze_late(*arguments, **keywords):
+      stack.enter_context(checkpoints.locked(version(config, 1)))
+      return squeeze(*arguments, **keywords)
+
+    monkeypatch.setattr(train_module, "squeeze", squeeze_late)
+    assert_one_sentence(change(config, max_steps=30), "run_1 is in use by another process")
+  assert (version(config, 1) / "model.keras").read_bytes() == before
+  assert checkpoints.checkpoint_steps(version(config)) == [20, 30]
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+  with checkpoints.locked(tmp_path / "a" / "b"):
+    assert (tmp_path / "a" / "b").is_dir()
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluator_beside_a_trainer_always_finds_a_whole_checkpoint(config):
+  train(change(config, max_steps=1, squeeze_model=False))
+  done, steps, errors = threading.Event(), [], []
+
+  def evaluate():
+    while not done.is_set():
+      try:
+        network, step = checkpoints.load_version(version(config))
+        assert all(np.isfinite(array).all() for array in network.get_weights())
+        steps.append(step)
+      except BaseException as error:
+        errors.append(error)
+
+  evaluator = threading.Thread(target=evaluate)
+  evaluator.start()
+  train(change(config, max_steps=400, squeeze_model=False, save_interval_secs=1e-9, log_frequency=1))
+  done.set()
+  evaluator.join()
+  assert not errors
+  assert steps == sorted(steps)
+  assert len(set(steps)) > 10
+
+
+# Hostile files.
+
+
+class Runs:
+  """Unpickled, it writes a file."""
+
+  def __init__(self, marker):
+    self.marker = marker
+
+  def __reduce__(self):
+    return pathlib.Path.write_text, (self.marker, "ran")
+
+
+def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted, tmp_path):
+  config, _ = interrupted
+  marker = tmp_path / "ran"
+  content = pickle.dumps(Runs(marker))
+  for path in version(config).glob("model.ckpt-*"):
+    path.write_bytes(content)
+  assert_one_sentence(config, "model.ckpt-10 cannot be read")
+  (version(config) / "model.keras").write_bytes(content)
+  assert_one_sentence(config, "model.keras cannot be loaded")
+  assert not marker.exists()
+
+
+def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
+  path = tmp_path / "model.keras"
+  tiny_network.save(path)
+  with zipfile.ZipFile(path) as archive:
+    members = {name: archive.read(name) for name in archive.namelist()}
+  members["config.json"] = members["config.json"].replace(b'"ReLU"', b'"Popen"').replace(
+    b'"keras.layers"', b'"subprocess"'
+  )  # fmt: skip
+  with zipfile.ZipFile(path, "w") as archive:
+    for name, content in members.items():
+      archive.writestr(name, content)
+  with pytest.raises(UserError, match="model.keras cannot be loaded"):
+    checkpoints.load_network(tmp_path)
+
+
+# Signals, memory.
+
+
+def run_command(config):
+  flags = [f"--{name}={value}" for name, value in dataclasses.asdict(config).items() if value is not None]
+  return [sys.executable, "-m", "cifar10.cli.train", *flags]
+
+
+def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
+  config = TrainConfig(
+    train_dir=str(tmp_path / "run"), dataset="synthetic", seed=1, batch_size=16, log_frequency=100000
+  )
+  process = subprocess.Popen(run_command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  with process:
+    try:
+      for line in process.stdout:
+        if ": step 0," in line:
+          break
+      time.sleep(3)
+      process.send_signal(signal.SIGTERM)
+      _, error = process.communicate(timeout=120)
+    finally:
+      process.kill()
+  assert process.returncode == 128 + signal.SIGTERM
+  assert "is saved in" in error.splitlines()[-1]
+  (step,) = checkpoints.checkpoint_steps(version(config))
+  assert step > 1
+
+
+@pytest.mark.slow
+def test_memory_and_open_files_stay_flat_over_2000_steps(config, monkeypatch):
+  seen, log = [], train_module._Run._log
+
+  def look(run, *figures):
+    log(run, *figures)
+    status = pathlib.Path("/proc/self/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0])
+    seen.append((run.step, resident, len(os.listdir("/proc/self/fd"))))
+    print(f"step {run.step}: {resident / 1024:.0f} MiB resident, {seen[-1][2]} files open")
+
+  monkeypatch.setattr(train_module._Run, "_log", look)
+  train(change(config, max_steps=2400, log_frequency=100, save_interval_secs=1.0, squeeze_model=False))
+  settled = [entry for entry in seen if entry[0] >= 400]
+  assert len(settled) >= 20
+  assert settled[-1][1] < settled[0][1] * 1.02
+  assert settled[-1][2] <= settled[0][2]
