@@ -355,8 +355,6 @@ def _is_stage(stage):
 
 
 def _refuse_foreign(directory):
-  if directory.exists() and not directory.is_dir():
-    raise UserError(f"{directory} is a file; expected a checkpoint version's directory: move it away.")
   files = [path for path in directory.glob("*") if path.suffix != _UNFINISHED]
   if files and not (directory / MODEL_FILE).exists():
     raise UserError(

@@ -79,14 +79,14 @@ def _is_finished(stage, config, next_directory):
 def _check_next_version(config, stage, next_directory):
   same_again = stage and stage["finished"] and stage["progress"]["step"] >= config.max_steps
   lost = same_again and not (next_directory / checkpoints.MODEL_FILE).exists()
-  if config.squeeze_model and checkpoints.has_progress(next_directory) and not config.overwrite and not lost:
-    raise UserError(
-      f"{next_directory} has training progress, which squeezing this stage would replace; "
-      "pass --overwrite to clear that directory, or --nosqueeze_model to leave it."
-    )
-  if config.squeeze_model:
-    with checkpoints.locked(next_directory):
-      pass
+  if not config.squeeze_model:
+    return
+  with checkpoints.locked(next_directory):
+    if checkpoints.has_progress(next_directory) and not config.overwrite and not lost:
+      raise UserError(
+        f"{next_directory} has training progress, which squeezing this stage would replace; "
+        "pass --overwrite to clear that directory, or --nosqueeze_model to leave it."
+      )
 
 
 def _starting_network(config, directory):
@@ -141,6 +141,11 @@ class _Run:
         "restore them, or remove the directory to train the stage anew."
       )
     self.penalties = penalties(network)
+    if not self.penalties:
+      raise UserError(
+        f"{directory / checkpoints.MODEL_FILE} has no batch norm whose gammas could shut a channel; remove it, and "
+        "train the version before it again to write it anew."
+      )
     self.state = checkpoints.TrainingState(network)
     self.optimizer = _optimizer(config, self.penalties, len(examples.labels))
     self.optimizer.build(self.state.model.trainable_variables)

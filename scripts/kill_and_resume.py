@@ -3,11 +3,12 @@
 python scripts/kill_and_resume.py [--kills 30] [--seed 0]
 
 Three short stages of resnet20 on the built-in data. Half of the kills (SIGKILL) come at a random moment, the others
-while a checkpoint, `stage.json` or the next version is being written. Fails if a version's weights or architecture
+while a checkpoint, a record or the next version is being written. Fails if a version's weights or architecture
 are not bit for bit those of the uninterrupted chain, or anything unfinished lies about.
 """
 
 import argparse
+import collections
 import os
 import pathlib
 import random
@@ -21,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 STAGES = ("0.5", "3.0", "0.0")  # l1_penalty
 UNFINISHED = {
   "a checkpoint": "{name}_*/model.ckpt-*temp*",
-  "stage.json": "{name}_*/stage.json*.new",
+  "a record": "{name}_*/*.new",
   "the next version": ".{name}_*",
 }
 
@@ -46,29 +47,32 @@ def run_whole(train_dir):
 
 
 def run_killed(train_dir, rng, kills, seconds):
-  """Trains a chain that is killed up to `kills` times; returns how often it was."""
-  done = 0
+  """Trains a chain that is killed up to `kills` times; counts the kills, and which of them left what half-written."""
+  counts = collections.Counter()
   for version in range(len(STAGES)):
     killed = True
     while killed:
-      moment = rng.choice([None, None, None, *UNFINISHED]) if done < kills else "the end"
+      moment = rng.choice([None, None, None, *UNFINISHED]) if counts["kills"] < kills else "the end"
       killed = killed_at(moment, train_dir, version, rng.uniform(0, seconds))
-      done += killed
       if killed:
-        print(f"kill {done}: version {version}, {f'writing {moment}' if moment else 'some moment'}", flush=True)
-  return done
+        left = [what for what, pattern in UNFINISHED.items() if appears(train_dir, pattern)]
+        counts.update(["kills", *left])
+        print(
+          f"kill {counts['kills']}: version {version}, left half-written: {', '.join(left) or 'nothing'}", flush=True
+        )
+  return counts
 
 
 def killed_at(moment, train_dir, version, delay):
   """Starts a stage and kills it after `delay` seconds, or at what it writes first after that; False if it ended."""
-  pattern = UNFINISHED.get(moment, "").format(name=train_dir.name)
+  pattern = UNFINISHED.get(moment)
   process = subprocess.Popen(
     command(train_dir, version), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
   )
   start = time.monotonic()
   while process.poll() is None:
     due = moment != "the end" and time.monotonic() - start > delay
-    if due and (not pattern or appears(train_dir.parent, pattern)):
+    if due and (not pattern or appears(train_dir, pattern)):
       process.kill()
     time.sleep(0.0005 if due else 0.01)
   output = process.stdout.read()
@@ -78,10 +82,10 @@ def killed_at(moment, train_dir, version, delay):
   return process.returncode != 0
 
 
-def appears(directory, pattern):
+def appears(train_dir, pattern):
   """Whether a file is there; one that comes and goes meanwhile may count or not."""
   try:
-    return any(directory.glob(pattern))
+    return any(train_dir.parent.glob(pattern.format(name=train_dir.name)))
   except FileNotFoundError:
     return False
 
@@ -99,9 +103,9 @@ def assert_same(whole, killed):
     for one, other in zip(ours.variables, theirs.variables, strict=True):
       if not np.array_equal(one.numpy(), other.numpy()):
         raise SystemExit(f"version {version}: {one.path} differs")
-  left = [path for pattern in UNFINISHED.values() for path in killed.parent.glob(pattern.format(name=killed.name))]
+  left = [what for what, pattern in UNFINISHED.items() if appears(killed, pattern)]
   if left:
-    raise SystemExit(f"unfinished files are left: {left}")
+    raise SystemExit(f"half-written at the end: {', '.join(left)}")
 
 
 def main():
@@ -110,16 +114,19 @@ def main():
   parser.add_argument("--kills", type=int, default=30)
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args()
-  rng, kills, chains = random.Random(arguments.seed), 0, 0
-  with tempfile.TemporaryDirectory() as workplace:
+  rng, counts, chains = random.Random(arguments.seed), collections.Counter(), 0
+  with tempfile.TemporaryDirectory(prefix="größte runs ") as workplace:
     whole = pathlib.Path(workplace, "whole")
     seconds = run_whole(whole)
-    while kills < arguments.kills:
+    while counts["kills"] < arguments.kills:
       chains += 1
       killed = pathlib.Path(workplace, f"killed{chains}")
-      kills += run_killed(killed, rng, arguments.kills - kills, seconds)
+      counts += run_killed(killed, rng, arguments.kills - counts["kills"], seconds)
       assert_same(whole, killed)
-  print(f"{kills} kills in {chains} chains: every version is bit for bit that of the uninterrupted chain.")
+  left = ", ".join(f"{what} {counts[what]} times" for what in UNFINISHED)
+  print(
+    f"{counts['kills']} kills in {chains} chains (left half-written: {left}): every version is the same bit for bit."
+  )
 
 
 if __name__ == "__main__":

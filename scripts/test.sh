@@ -9,4 +9,4 @@ fi
 scripts/install.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/pytest "$@"
+.venv/bin/pytest -n auto --maxprocesses 4 "$@"

@@ -121,7 +121,7 @@ def test_version_0_has_only_training_checkpoints(config):
 @pytest.mark.parametrize(
   ("settings", "sentence"),
   [
-    ({"checkpoint_version": 5}, "run_5 does not exist: train --checkpoint_version 4 first"),
+    ({"checkpoint_version": 5}, "there is no directory .*run_5: train --checkpoint_version 4 first"),
     ({"checkpoint_iter": 15}, "--checkpoint_iter is 15, but .*run_1 has: 0, 10, 20"),
     ({"model": "resnet20"}, "--model is resnet20, but .*run_1 holds a cnn4"),
     ({"num_examples": 10001}, "--num_examples is 10001, but test of synthetic has 10000 images"),
@@ -158,5 +158,5 @@ def test_without_run_once_it_waits_for_a_version_that_is_not_there_yet(config, m
   monkeypatch.setattr(time, "sleep", sleep)
   with pytest.raises(KeyboardInterrupt):
     evaluate(later)
-  assert "run_2 does not exist" in capsys.readouterr().err
+  assert "run_2: train --checkpoint_version 1 first" in capsys.readouterr().err
   assert len(records(later)) == 1

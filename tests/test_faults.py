@@ -10,6 +10,8 @@
 | `stage.json` truncated, flipped, emptied, removed | 4 times | `stage.json.old` is used, and a line says so |
 | `stage.json` and its backup damaged | once, and mutated by hypothesis | one sentence |
 | `model.keras` truncated, or a bit flipped anywhere | 22 places | one sentence |
+| `stage.json` with other values and a true checksum | 12 fields, 12 values | used, or one sentence |
+| `metrics.csv`, `gammas.npz` damaged | mutated by hypothesis | one sentence |
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |
@@ -50,7 +52,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import checkpoints, input_pipeline, metrics
 from cifar10 import train as train_module
 from cifar10.cli import command
 from cifar10.config import EvalConfig, TrainConfig
@@ -120,7 +122,7 @@ def cut(path):
 def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["kill_and_resume.py", "--kills", "2"])
   kill_and_resume.main()
-  assert "2 kills in 1 chains: every version is bit for bit" in capsys.readouterr().out
+  assert "every version is the same bit for bit" in capsys.readouterr().out
 
 
 # Damaged files.
@@ -208,6 +210,61 @@ def test_a_mutated_record_of_the_stage_is_refused_or_the_same(tmp_path_factory, 
     read = checkpoints.read_stage(directory)
     assert read.pop("packages")
     assert read == stage
+
+
+JUNK = st.sampled_from([None, "", "x", -1, 1.5, 1e308, float("nan"), [], [1], {}, {"step": "x"}, True])
+
+
+@given(
+  field=st.sampled_from(
+    [
+      "progress",
+      "progress.step",
+      "progress.seconds",
+      "flags",
+      "flags.model",
+      "flags.seed",
+      "flags.batch_size",
+      "flags.weight_decay",
+      "flags.max_steps",
+      "finished",
+      "finished.step",
+      "penalties",
+    ]
+  ),
+  junk=JUNK,
+)
+def test_a_record_of_the_stage_with_other_values_is_used_or_refused(finished, field, junk):
+  *outer, name = field.split(".")
+  stage = json.loads((version(finished) / "stage.json").read_bytes())
+  inner = stage[outer[0]] if outer else stage
+  inner[name] = junk
+  del stage["sha256"], stage["packages"]
+  for _ in range(2):  # The backup too.
+    checkpoints.write_stage(version(finished), stage)
+  with contextlib.suppress(UserError):
+    train(finished)
+
+
+@pytest.fixture
+def finished(config):
+  train(config)
+  return config
+
+
+@given(st.data())
+def test_mutated_records_are_refused_or_rows(tmp_path_factory, data):
+  directory = tmp_path_factory.mktemp("records")
+  records = metrics.Metrics(directory, 0, 20, 5)
+  for step in (0, 5, 10):
+    records.add(dict.fromkeys(metrics.COLUMNS, step), {"bn/gamma": np.ones(4, np.float32)})
+  records.save()
+  for name in ("metrics.csv", "gammas.npz"):
+    (directory / name).write_bytes(mutated(data, (directory / name).read_bytes()))
+  with contextlib.suppress(UserError):
+    assert all(row.keys() == set(metrics.COLUMNS) for row in metrics.read_metrics(directory))
+  with contextlib.suppress(UserError):
+    assert all(isinstance(gammas, dict) for gammas in metrics.read_gammas(directory).values())
 
 
 @given(st.data())
@@ -542,6 +599,13 @@ def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted
   (version(config) / "model.keras").write_bytes(content)
   assert_one_sentence(config, "model.keras cannot be loaded")
   assert not marker.exists()
+
+
+def test_a_network_without_gammas_is_one_sentence(finished, tiny_network):
+  for layer in tiny_network.layers:
+    layer.trainable = False
+  tiny_network.save(version(finished, 1) / "model.keras")
+  assert_one_sentence(change(finished, checkpoint_version=1), "has no batch norm whose gammas could shut a channel")
 
 
 def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):

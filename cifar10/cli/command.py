@@ -32,6 +32,20 @@ def define_number(flag_values, name, default, text, integer=False, low=0, above=
   flags.DEFINE(Number(), name, default, f"{text} ({expected})", flag_values=flag_values)
 
 
+def define_path(flag_values, name, default, text):
+  """Defines a flag for the path of a directory."""
+
+  class Path(flags.ArgumentParser):
+    """Refuses what cannot be one."""
+
+    def parse(self, argument):
+      if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
+        raise ValueError("expected the path of a directory, in UTF-8")
+      return argument
+
+  flags.DEFINE(Path(), name, default, text, flag_values=flag_values)
+
+
 def parse(flag_values, usage, argv):
   """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags."""
   flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=flag_values)
@@ -71,5 +85,6 @@ def run(program, function, config):
 
 
 def _complain(program, message, code):
-  print(f"{os.path.basename(program)}: {message}", file=sys.stderr)
+  printable = f"{os.path.basename(program)}: {message}".encode(errors="backslashreplace").decode()
+  print(printable, file=sys.stderr)
   return code

@@ -20,14 +20,14 @@ def flag_values():
   def number(name, text, **limits):
     command.define_number(values, name, getattr(defaults, name), text, **limits)
 
-  def string(name, text):
-    flags.DEFINE_string(name, getattr(defaults, name), text, flag_values=values)
+  def path(name, text):
+    command.define_path(values, name, getattr(defaults, name), text)
 
   def choice(name, choices, text):
     flags.DEFINE_enum(name, getattr(defaults, name), choices, text, flag_values=values)
 
   number("checkpoint_version", "Version to evaluate.", integer=True, high=10**6)
-  string("checkpoint_dir", "Directory of a version, without _<version>: cifar10-train's --train_dir.")
+  path("checkpoint_dir", "Directory of a version, without _<version>: cifar10-train's --train_dir.")
   number(
     "checkpoint_iter",
     "Step of the training checkpoint to evaluate; 0: the network that the version starts from; -1: the newest.",
@@ -37,7 +37,7 @@ def flag_values():
   )
   choice("model", ["resnet20", "cnn4"], "The network that the version must hold. By default it is not checked.")
   choice("dataset", ["cifar10", "synthetic"], "Data set; synthetic is built in and needs no files.")
-  string("data_dir", "Directory of CIFAR-10, as for cifar10-train.")
+  path("data_dir", "Directory of CIFAR-10, as for cifar10-train.")
   choice("eval_data", ["test", "train_eval"], "Test images, or training images without distortion.")
   number("num_examples", "Images to evaluate, the first ones, each once.", integer=True, low=1, high=10**9)
   number("batch_size", "Images at a time.", integer=True, low=1, high=10**6)
@@ -45,7 +45,7 @@ def flag_values():
     "run_once", defaults.run_once, "Evaluate once; else every --eval_interval_secs.", flag_values=values
   )
   number("eval_interval_secs", "Seconds from one evaluation to the next.", above=True, high=10**9)
-  string("eval_dir", "Directory of TensorBoard events.")
+  path("eval_dir", "Directory of TensorBoard events.")
   return values
 
 

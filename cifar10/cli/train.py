@@ -20,13 +20,14 @@ def flag_values():
   def number(name, text, **limits):
     command.define_number(values, name, getattr(defaults, name), text, **limits)
 
+  def path(name, text):
+    command.define_path(values, name, getattr(defaults, name), text)
+
   def switch(name, text):
     flags.DEFINE_bool(name, getattr(defaults, name), text, flag_values=values)
 
   number("checkpoint_version", "Version to train; it stands in <train_dir>_<version>.", integer=True, high=10**6)
-  flags.DEFINE_string(
-    "train_dir", defaults.train_dir, "Directory of a version, without _<version>.", flag_values=values
-  )
+  path("train_dir", "Directory of a version, without _<version>.")
   flags.DEFINE_enum(
     "model",
     defaults.model,
@@ -41,12 +42,10 @@ def flag_values():
     "Data set; synthetic is built in and needs no files.",
     flag_values=values,
   )
-  flags.DEFINE_string(
+  path(
     "data_dir",
-    defaults.data_dir,
     "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
     "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
-    flag_values=values,
   )
   number("max_steps", "Steps of the whole stage.", integer=True, low=1, high=2**31 - 1)
   number("l1_penalty", "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6)
