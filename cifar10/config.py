@@ -20,6 +20,9 @@ class TrainConfig:
   seed: int | None = None
   log_frequency: int = 100
   save_interval_secs: float = 600
+  stop_at_plateau: bool = False
+  target_sparsity: float | None = None
+  penalty_doubling_steps: int = 5000
   squeeze_model: bool = True
   exact_squeeze: bool = True
   recalibration_batches: int = 0

@@ -20,9 +20,12 @@ COLUMNS = (
   "group_lasso",
   "fake_sparsity",
   "learning_rate",
+  "l1_penalty",
   "examples_per_second",
 )
+COLUMNS_BEFORE_L1_PENALTY = tuple(name for name in COLUMNS if name != "l1_penalty")
 GAMMA_STEPS = 200
+SHOWN_IMAGES = 16
 
 
 class Metrics:
@@ -33,16 +36,19 @@ class Metrics:
     step: the step that training goes on from; later rows of an interrupted run are dropped.
     max_steps: length of the stage: gammas are recorded at up to `GAMMA_STEPS` steps of it.
     log_frequency: steps between rows.
+
+  Attributes:
+    rows: what `read_metrics` would read now.
   """
 
   def __init__(self, directory, step, max_steps, log_frequency):
     self._csv = directory / "metrics.csv"
     self._npz = directory / "gammas.npz"
     self._gamma_interval = log_frequency * math.ceil(max_steps / log_frequency / GAMMA_STEPS)
-    rows = [row for row in read_metrics(directory) if row["step"] < step]
+    self.rows = [row for row in read_metrics(directory) if row["step"] < step]
     with atomic_file(self._csv) as file:
       file.write((",".join(COLUMNS) + "\n").encode())
-      for row in rows:
+      for row in self.rows:
         file.write((_line(row) + "\n").encode())
     self._gammas = {
       at: gammas for at, gammas in read_gammas(directory).items() if at < step and at % self._gamma_interval == 0
@@ -51,13 +57,24 @@ class Metrics:
 
   def add(self, row, gammas):
     """Records a row, a dict with the keys `COLUMNS`, and the gammas, a dict from path to variable."""
+    line = _line(row)
     with open(self._csv, "a") as file:
-      file.write(_line(row) + "\n")
-    if row["step"] % self._gamma_interval == 0:
-      self._gammas[row["step"]] = {path: keras.ops.convert_to_numpy(gamma) for path, gamma in gammas.items()}
+      file.write(line + "\n")
+    self.rows.append(_row(dict(zip(COLUMNS, line.split(",")))))
     with self._events.as_default(row["step"]):
       for name in COLUMNS[2:]:
         tf.summary.scalar(name, row[name])
+      if row["step"] % self._gamma_interval == 0:
+        self._gammas[row["step"]] = {path: keras.ops.convert_to_numpy(gamma) for path, gamma in gammas.items()}
+        for path, values in self._gammas[row["step"]].items():
+          tf.summary.histogram(path, values)
+
+  def add_images(self, step, images):
+    """Shows some images of a batch, (batch, height, width, channels), in TensorBoard, each from black to white."""
+    images = np.asarray(images[:SHOWN_IMAGES])
+    low, high = (function(images, axis=(1, 2, 3), keepdims=True) for function in (np.min, np.max))
+    with self._events.as_default(step):
+      tf.summary.image("images", (images - low) / np.maximum(high - low, 1e-6), max_outputs=SHOWN_IMAGES)
 
   def save(self):
     """Writes the gammas and flushes the events."""
@@ -70,16 +87,18 @@ class Metrics:
 
 
 def read_metrics(directory):
-  """The rows of `metrics.csv` as dicts, `step` an int and the rest floats; [] without one."""
+  """The rows of `metrics.csv` as dicts, `step` an int and the rest floats; [] without one.
+
+  `l1_penalty` is NaN where the rows were written before there was that column.
+  """
   path = directory / "metrics.csv"
   if not path.exists():
     return []
   with open(path, newline="") as file, _damage_is_said(path):
     reader = csv.DictReader(file)
-    if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+    if tuple(reader.fieldnames or COLUMNS) not in (COLUMNS, COLUMNS_BEFORE_L1_PENALTY):
       raise ValueError(reader.fieldnames)
-    complete = [row for row in reader if row.get(COLUMNS[-1])]
-    return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in complete]
+    return [_row({"l1_penalty": "nan", **row}) for row in reader if row.get(COLUMNS[-1])]
 
 
 def read_gammas(directory):
@@ -103,6 +122,10 @@ def _damage_is_said(path):
     yield
   except Exception as error:  # Whatever numpy and csv raise for a damaged file.
     raise UserError(f"{path} is damaged; remove it to go on without what it recorded.") from error
+
+
+def _row(texts):
+  return {name: int(texts[name]) if name == "step" else float(texts[name]) for name in COLUMNS}
 
 
 def _line(row):

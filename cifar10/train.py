@@ -16,9 +16,10 @@ import tqdm
 from cifar10 import checkpoints, input_pipeline
 from cifar10.config import TrainConfig
 from cifar10.errors import Interrupted, UserError, first_line
-from cifar10.metrics import Metrics, timestamp
+from cifar10.metrics import Metrics, read_metrics, timestamp
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, recalibrate, squeeze
+from cifar10.stopping import reason_to_stop
 
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
 AVERAGE_DECAY = 0.999
@@ -29,6 +30,7 @@ SELF_CHECK_IMAGES = 1000
 FIXED_FLAGS = ("model", "dataset", "batch_size", "weight_decay", "seed")
 CHANGING_FLAGS = (
   *("l1_penalty", "learning_rate", "max_steps", "data_dir", "log_frequency", "save_interval_secs"),
+  *("stop_at_plateau", "target_sparsity", "penalty_doubling_steps"),
   *("squeeze_model", "exact_squeeze", "recalibration_batches", "deterministic_ops"),
 )
 
@@ -53,10 +55,11 @@ def _train(config, directory, next_directory, check_lock):
   stage = checkpoints.read_stage(directory)
   network = _starting_network(config, directory)
   config = _settled(config, stage, directory, network)
-  if stage and _is_finished(stage, config, next_directory):
+  done = stage is not None and _is_done(stage, config, directory)
+  if done and _is_squeezed(stage, config, next_directory):
     print(f"{directory} is finished: {stage['progress']['step']} steps are done; nothing was changed.")
     return
-  _check_next_version(config, stage, next_directory)
+  _check_next_version(config, stage, done, next_directory)
   tf.debugging.set_log_device_placement(config.log_device_placement)
   if config.deterministic_ops:
     tf.config.experimental.enable_op_determinism()
@@ -69,15 +72,21 @@ def _train(config, directory, next_directory, check_lock):
     run.write_stage()
 
 
-def _is_finished(stage, config, next_directory):
-  done = stage["progress"]["step"] >= config.max_steps
+def _is_done(stage, config, directory):
+  """Whether there is nothing left to train."""
+  step, may_end_early = stage["progress"]["step"], config.stop_at_plateau or config.target_sparsity
+  rows = [row for row in read_metrics(directory) if row["step"] < step] if may_end_early else []
+  return step >= config.max_steps or reason_to_stop(config, rows) is not None
+
+
+def _is_squeezed(stage, config, next_directory):
   squeezed = stage["finished"] and stage["finished"]["step"] == stage["progress"]["step"]
   stands = squeezed and (next_directory / checkpoints.MODEL_FILE).exists()
-  return done and (stands or not config.squeeze_model)
+  return stands or not config.squeeze_model
 
 
-def _check_next_version(config, stage, next_directory):
-  same_again = stage and stage["finished"] and stage["progress"]["step"] >= config.max_steps
+def _check_next_version(config, stage, done, next_directory):
+  same_again = done and stage["finished"]
   lost = same_again and not (next_directory / checkpoints.MODEL_FILE).exists()
   if not config.squeeze_model:
     return
@@ -120,7 +129,7 @@ def _settled(config, stage, directory, network):
   settings = {"model": "resnet20", "seed": secrets.randbelow(2**31), **given, **fixed}
   settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
   for name in CHANGING_FLAGS:
-    before, now = stage["flags"].get(name) if stage else None, getattr(config, name)
+    before, now = stage["flags"].get(name, getattr(TrainConfig, name)) if stage else None, getattr(config, name)
     if stage and before != now:
       print(f"--{name} was {before} and is now {now}.")
   return dataclasses.replace(config, **settings)
@@ -157,10 +166,12 @@ class _Run:
       print(f"resumed at step {self.step}.")
     self.write_stage()
     self.metrics = Metrics(directory, self.step, config.max_steps, config.log_frequency)
+    images, _ = input_pipeline.batch(examples, _batch_seed(config), self.step, config.batch_size)
+    self.metrics.add_images(self.step, images)
     self.train_steps = _train_steps(config, self.state, self.optimizer, examples, self.penalties)
 
   def train(self):
-    """Trains to `max_steps`, logging and saving on the way."""
+    """Trains to `max_steps`, or where there is a reason to stop before it, logging and saving on the way."""
     config = self.config
     steps_per_call, last_save = 1, time.monotonic()
     bar = tqdm.tqdm(
@@ -168,7 +179,8 @@ class _Run:
     )
     with bar, _caught_signals() as caught:
       logged_step, logged_time = self.step, time.monotonic()
-      while self.step < config.max_steps:
+      done = self._is_done()
+      while not done:
         start = time.monotonic()
         to_log = -self.step % config.log_frequency + 1
         count = min(steps_per_call, to_log, config.max_steps - self.step)
@@ -183,11 +195,23 @@ class _Run:
         if count == to_log:
           self._log_or_save(figures, self.step - logged_step, now - logged_time)
           logged_step, logged_time = self.step, now
-        if caught or self.step == config.max_steps or now - last_save >= config.save_interval_secs:
+        done = self._is_done()
+        if caught or done or now - last_save >= config.save_interval_secs:
           self._save()
           last_save = time.monotonic()
         if caught:
           raise Interrupted(caught[0], f"step {self.step} is saved in {self.directory}; run again to go on")
+    reason = reason_to_stop(config, self.metrics.rows)
+    if reason:
+      print(f"{reason}: the stage ends after {self.step} steps.")
+    elif config.target_sparsity:
+      print(
+        f"fake sparsity has not reached --target_sparsity {config.target_sparsity} after {self.step} steps; "
+        "a larger --max_steps goes on."
+      )
+
+  def _is_done(self):
+    return self.step >= self.config.max_steps or reason_to_stop(self.config, self.metrics.rows) is not None
 
   def _train_some(self, count):
     try:
@@ -264,14 +288,20 @@ class _Run:
 
 
 def _optimizer(config, gamma_penalties, num_examples):
-  """Plain SGD with soft thresholding; its learning rate drops to a tenth every 350 epochs."""
+  """Plain SGD with soft thresholding; its learning rate drops to a tenth every 350 epochs.
+
+  Its penalty stays as it is, or, on the way to a target sparsity, doubles every so many steps.
+  """
   schedule = keras.optimizers.schedules.ExponentialDecay(
     config.learning_rate,
     decay_steps=max(1, int(EPOCHS_PER_DECAY * num_examples / config.batch_size)),
     decay_rate=LEARNING_RATE_DECAY,
     staircase=True,
   )
-  return ProximalSGD(schedule, l1_penalty=config.l1_penalty, penalties=gamma_penalties, name="optimizer")
+  l1_penalty = config.l1_penalty
+  if config.target_sparsity:
+    l1_penalty = keras.optimizers.schedules.ExponentialDecay(l1_penalty, config.penalty_doubling_steps, decay_rate=2.0)
+  return ProximalSGD(schedule, l1_penalty=l1_penalty, penalties=gamma_penalties, name="optimizer")
 
 
 def _train_steps(config, state, optimizer, examples, gamma_penalties):
@@ -307,6 +337,7 @@ def _train_steps(config, state, optimizer, examples, gamma_penalties):
       "group_lasso": group_lasso(state.model, gamma_penalties),
       "fake_sparsity": fake_sparsity(state.model, gamma_penalties),
       "learning_rate": optimizer.learning_rate,
+      "l1_penalty": tf.cast(optimizer.current_l1_penalty(), tf.float32),
     }
 
   return lambda count: train_steps(tf.constant(count))

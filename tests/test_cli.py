@@ -75,6 +75,9 @@ def test_choices_are_those_of_the_program(module):
     (train, "--batch_size=0", "--batch_size=0: expected a whole number from 1"),
     (train, f"--seed={10**400}", "expected a whole number from 0 to 2147483647"),
     (train, "--seed=-1", "--seed=-1: expected a whole number from 0 to 2147483647"),
+    (train, "--target_sparsity=0", "--target_sparsity=0: expected a number above 0 to 0.99"),
+    (train, "--target_sparsity=1", "--target_sparsity=1: expected a number above 0 to 0.99"),
+    (train, "--penalty_doubling_steps=0", "--penalty_doubling_steps=0: expected a whole number from 1"),
     (train, "--model=vgg", "should be one of <resnet20|cnn4>"),
     (train, "--checkpoint_version=-1", "--checkpoint_version=-1: expected"),
     (evaluate, "stray", "stray argument 'stray'"),
@@ -106,11 +109,20 @@ def test_what_cannot_be_a_path_is_one_sentence(module, name, capsys):
     assert "expected the path of a directory, in UTF-8" in error
 
 
+@pytest.mark.parametrize("other", ["--stop_at_plateau", "--l1_penalty=0"])
+def test_a_target_needs_a_penalty_and_no_plateau(other, capsys):
+  with pytest.raises(SystemExit) as end:
+    train.main(["program", "--target_sparsity=0.5", other])
+  assert end.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau" in line
+
+
 def numbers(module):
   """The flags of a command that take numbers."""
   values = module.flag_values()
   return [name for name in values if isinstance(values[name].default, (int, float)) and not values[name].boolean] + (
-    ["seed", "weight_decay"] if module is train else []
+    ["seed", "weight_decay", "target_sparsity"] if module is train else []
   )
 
 

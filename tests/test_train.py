@@ -17,7 +17,7 @@ from cifar10 import train as train_module
 from cifar10.config import TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.metrics import read_gammas, read_metrics
-from cifar10.pruning import recalibrate
+from cifar10.pruning import fake_sparsity, recalibrate
 from cifar10.train import train, update_averages
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -52,6 +52,10 @@ def contents(directory):
 
 def saved_weights(config, number):
   return checkpoints.load_network(version(config, number)).get_weights()
+
+
+def deterministic(rows):
+  return [{name: row[name] for name in row if name not in ("seconds", "examples_per_second")} for row in rows]
 
 
 def assert_same_weights(ours, theirs):
@@ -110,8 +114,7 @@ def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, tmp_path):
   train(config)
   assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
   ours, theirs = (read_metrics(version(c, 0)) for c in (config, whole))
-  for name in ("step", "loss", "cross_entropy", "group_lasso", "fake_sparsity", "learning_rate"):
-    assert [row[name] for row in ours] == [row[name] for row in theirs]
+  assert deterministic(ours) == deterministic(theirs)
 
 
 def test_another_seed_gives_other_weights(config, tmp_path):
@@ -132,6 +135,94 @@ def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkey
   train(config)
   train(change(config, checkpoint_version=1))
   assert len(set(seeds)) == 2
+
+
+EARLY_ENDS = [
+  {"stop_at_plateau": True, "l1_penalty": 0.5},
+  {"target_sparsity": 0.6, "l1_penalty": 0.05, "penalty_doubling_steps": 20},
+]
+
+
+@pytest.fixture(params=EARLY_ENDS, ids=["stop_at_plateau", "target_sparsity"])
+def early(config, request):
+  """The settings of a stage that ends long before its `max_steps`."""
+  return change(config, learning_rate=0.05, log_frequency=2, max_steps=2000, **request.param)
+
+
+def test_a_stage_that_ends_early_is_saved_squeezed_and_finished(early, capsys):
+  train(early)
+  step = checkpoints.read_stage(version(early, 0))["progress"]["step"]
+  assert 20 < step < 2000
+  assert checkpoints.checkpoint_steps(version(early, 0)) == [step]
+  assert read_metrics(version(early, 0))[-1]["step"] == step - 1
+  assert checkpoints.load_network(version(early, 1)).get_layer("conv1").filters < 4
+  assert f": the stage ends after {step} steps." in capsys.readouterr().out
+  before = contents(version(early, 0)), contents(version(early, 1))
+  for more in (0, 1000):
+    train(change(early, max_steps=2000 + more))
+    assert f"is finished: {step} steps are done" in capsys.readouterr().out
+  assert (contents(version(early, 0)), contents(version(early, 1))) == before
+
+
+@pytest.mark.parametrize("moment", ["between rows", "at the last row"])
+def test_an_early_end_comes_at_the_same_step_after_interruptions(early, tmp_path, moment, monkeypatch):
+  whole = change(early, train_dir=str(tmp_path / "whole"))
+  train(whole)
+  end = checkpoints.read_stage(version(whole, 0))["progress"]["step"]
+
+  class Signalled(train_module._Run):
+    def _train_some(self, count):
+      if moment == "between rows" and self.step in (end // 2 - end // 2 % 2, end - 2):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super()._train_some(1)
+      return super()._train_some(count)
+
+    def _log(self, *args):
+      super()._log(*args)
+      if moment == "at the last row" and self.step == end:
+        os.kill(os.getpid(), signal.SIGINT)
+
+  interruptions = 0
+  monkeypatch.setattr(train_module, "_Run", Signalled)
+  monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 0)
+  while not version(early, 1).exists():
+    try:
+      train(early)
+    except Interrupted:
+      interruptions += 1
+      monkeypatch.setattr(train_module, "_Run", Signalled if interruptions < 2 else Signalled.__base__)
+  assert interruptions >= 1
+  assert_same_weights(saved_weights(early, 1), saved_weights(whole, 1))
+  ours, theirs = (deterministic(read_metrics(version(c, 0))) for c in (early, whole))
+  assert ours == theirs
+
+
+def test_a_stage_that_ended_early_goes_on_without_the_flag_as_if_it_had_not(config, tmp_path):
+  settings = {**EARLY_ENDS[0], "learning_rate": 0.05, "log_frequency": 2}
+  whole = change(config, train_dir=str(tmp_path / "whole"), **{**settings, "stop_at_plateau": False}, max_steps=150)
+  train(whole)
+  early = change(config, **settings, max_steps=150)
+  train(early)
+  assert checkpoints.read_stage(version(early, 0))["progress"]["step"] < 150
+  train(change(early, stop_at_plateau=False))
+  assert_same_weights(saved_weights(early, 1), saved_weights(whole, 1))
+
+
+def test_the_penalty_doubles_until_the_target_and_is_recorded(config, monkeypatch):
+  traces = []
+  monkeypatch.setattr(train_module, "fake_sparsity", lambda *args: traces.append(args) or fake_sparsity(*args))
+  train(change(config, learning_rate=0.05, max_steps=2000, **EARLY_ENDS[1]))
+  rows = read_metrics(version(config, 0))
+  penalties = [row["l1_penalty"] for row in rows]
+  assert penalties == pytest.approx([0.05 * 2 ** ((row["step"] + 1) / 20) for row in rows], rel=1e-5)
+  assert [row["fake_sparsity"] >= 0.6 for row in rows] == [False] * (len(rows) - 1) + [True]
+  assert len(traces) == 1
+
+
+def test_a_target_that_is_not_reached_is_said(config, capsys):
+  train(change(config, target_sparsity=0.5, l1_penalty=1e-6))
+  assert "fake sparsity has not reached --target_sparsity 0.5 after 20 steps" in capsys.readouterr().out
+  assert version(config, 1).exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -339,6 +430,7 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
   [
     {"l1_penalty": 0.5}, {"learning_rate": 0.02}, {"max_steps": 25}, {"data_dir": "elsewhere"}, {"log_frequency": 7},
     {"save_interval_secs": 5.0}, {"squeeze_model": True}, {"exact_squeeze": False}, {"recalibration_batches": 2},
+    {"stop_at_plateau": True}, {"target_sparsity": 0.5}, {"penalty_doubling_steps": 50},
   ],
 )  # fmt: skip
 def test_what_changes_within_a_stage_is_said(config, capsys, flag):
@@ -396,6 +488,7 @@ def test_metrics_gammas_and_events_are_recorded(config):
   rows = read_metrics(version(config, 0))
   assert [row["step"] for row in rows] == [0, 5, 10, 15]
   assert [row["learning_rate"] for row in rows] == pytest.approx([0.01] * 4)
+  assert [row["l1_penalty"] for row in rows] == [1.0] * 4
   gammas = read_gammas(version(config, 0))
   assert list(gammas) == [0, 5, 10, 15]
   penalty = checkpoints.read_stage(version(config, 0))["penalties"]["conv1_bn/gamma"]

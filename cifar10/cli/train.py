@@ -60,6 +60,20 @@ def flag_values():
   )
   number("log_frequency", "Steps between console lines.", integer=True, low=1, high=2**31 - 1)
   number("save_interval_secs", "Seconds between checkpoints.", above=True, high=10**9)
+  switch(
+    "stop_at_plateau",
+    "End the stage once fake sparsity has plateaued: of the steps since the stage began or --l1_penalty last changed, "
+    "it was above 0.01 over the last two fifths, and its mean over the last is less than 0.01 above that over the one "
+    "before; each has at least 10 console lines.",
+  )
+  number(
+    "target_sparsity",
+    "Double the penalty, from --l1_penalty, every --penalty_doubling_steps, smoothly, and end the stage at the first "
+    "console line whose fake sparsity is so much or more. By default the penalty stays as it is.",
+    above=True,
+    high=0.99,
+  )
+  number("penalty_doubling_steps", "See --target_sparsity.", integer=True, low=1, high=2**31 - 1)
   switch("squeeze_model", "At the end, squeeze and write the next version.")
   switch(
     "exact_squeeze",
@@ -80,6 +94,12 @@ def flag_values():
     "rounds otherwise, and cost 6% of the time in one run.",
   )
   switch("log_device_placement", "Log which device each operation runs on.")
+  flags.register_multi_flags_validator(
+    ["target_sparsity", "stop_at_plateau", "l1_penalty"],
+    lambda given: given["target_sparsity"] is None or (given["l1_penalty"] > 0 and not given["stop_at_plateau"]),
+    "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau",
+    flag_values=values,
+  )
   return values
 
 

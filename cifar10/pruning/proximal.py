@@ -4,6 +4,7 @@ import numbers
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 
 def soft_threshold(x, threshold):
@@ -30,7 +31,8 @@ class ProximalSGD(keras.optimizers.SGD):
 
   Args:
     learning_rate: a float, a `LearningRateSchedule` or a callable, as for `keras.optimizers.SGD`.
-    l1_penalty: strength of the sparsity, a float of 0 or more (rho in the paper, mu * rho per step).
+    l1_penalty: strength of the sparsity, a float of 0 or more (rho in the paper, mu * rho per step), or a
+      `LearningRateSchedule` that gives it for each step.
     penalties: dict from the path of a gamma variable to its penalty, as `penalties(model)` gives it. A path
       that no variable bears is an error when the optimizer is built.
     **kwargs: further arguments of `keras.optimizers.SGD`.
@@ -43,10 +45,11 @@ class ProximalSGD(keras.optimizers.SGD):
     super().__init__(learning_rate, **kwargs)
     if not isinstance(penalties, dict):
       raise ValueError(f"penalties is {penalties!r}; it is a dict, as penalties(model) gives it")
-    for name, value in {"l1_penalty": l1_penalty, **penalties}.items():
+    scheduled = isinstance(l1_penalty, LearningRateSchedule)
+    for name, value in {"l1_penalty": 0.0 if scheduled else l1_penalty, **penalties}.items():
       if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {value}; a penalty is a finite number of 0 or more")
-    self.l1_penalty = float(l1_penalty)
+    self.l1_penalty = l1_penalty if scheduled else float(l1_penalty)
     self.penalties = dict(penalties)
 
   def build(self, variables):
@@ -63,12 +66,27 @@ class ProximalSGD(keras.optimizers.SGD):
   def update_step(self, gradient, variable, learning_rate):
     """The gradient step for one variable, then its threshold."""
     super().update_step(gradient, variable, learning_rate)
-    strength = self.l1_penalty * self._penalty_by_index[self._get_variable_index(variable)]
-    if strength > 0:
+    penalty = self._penalty_by_index[self._get_variable_index(variable)]
+    if penalty > 0 and self.l1_penalty != 0:
+      strength = ops.cast(self.current_l1_penalty() * penalty, variable.dtype)
       threshold = ops.cast(learning_rate, variable.dtype) * strength
       self.assign(variable, soft_threshold(ops.convert_to_tensor(variable), threshold))
 
+  def current_l1_penalty(self):
+    """The `l1_penalty` of the next step: a float, or what the schedule gives, a scalar tensor."""
+    return self.l1_penalty(self.iterations) if isinstance(self.l1_penalty, LearningRateSchedule) else self.l1_penalty
+
   def get_config(self):
     """The arguments of the constructor, as Keras serialises them."""
-    config = super().get_config()
-    return {**config, "l1_penalty": self.l1_penalty, "penalties": self.penalties}
+    config, l1_penalty = super().get_config(), self.l1_penalty
+    if isinstance(l1_penalty, LearningRateSchedule):
+      l1_penalty = keras.optimizers.schedules.serialize(l1_penalty)
+    return {**config, "l1_penalty": l1_penalty, "penalties": self.penalties}
+
+  @classmethod
+  def from_config(cls, config, custom_objects=None):
+    """The optimizer that `get_config` describes."""
+    config = dict(config)
+    if isinstance(config["l1_penalty"], dict):
+      config["l1_penalty"] = keras.optimizers.schedules.deserialize(config["l1_penalty"], custom_objects)
+    return super().from_config(config, custom_objects)

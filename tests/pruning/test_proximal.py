@@ -73,6 +73,28 @@ def test_the_threshold_follows_the_learning_rate():
   gammas.assert_at(gammas.expected(lambda step: [0.2, 0.2, 0.1, 0.1, 0.01][step], 1.5))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_penalty_may_follow_a_schedule_too(compiled):
+  gammas, copied = Gammas(), Gammas()
+  doubling = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=2, decay_rate=2.0)
+  optimizer = ProximalSGD(0.1, l1_penalty=doubling, penalties=gammas.penalties)
+  copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+  assert copy.get_config() == optimizer.get_config()
+  gammas.apply(optimizer, compiled)
+  copied.apply(copy, compiled)
+  assert float(optimizer.current_l1_penalty()) == pytest.approx(0.5 * 2 ** (5 / 2))
+  for one, other in zip(gammas.variables, copied.variables):
+    np.testing.assert_array_equal(one, other)
+  values = {name: value.astype("float64") for name, value in gammas.start.items()}
+  for step, gradients in enumerate(gammas.gradients):
+    for name, gradient in zip(values, gradients):
+      value = values[name] - 0.1 * gradient
+      threshold = 0.1 * 0.5 * 2 ** (step / 2) * gammas.penalties.get(name, 0)
+      values[name] = np.sign(value) * np.maximum(abs(value) - threshold, 0)
+  assert (values["a"] == 0).any()
+  gammas.assert_at(values)
+
+
 def test_an_assigned_learning_rate_scales_the_threshold():
   variable = keras.Variable(np.ones(1, "float32"), name="a")
   optimizer = ProximalSGD(0.1, l1_penalty=1.0, penalties={"a": 2.0})

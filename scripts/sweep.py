@@ -1,0 +1,152 @@
+"""Trains and evaluates a three-stage chain for each model, penalty of stage 2 and seed, and prints a table of all.
+
+python scripts/sweep.py TRAIN_DIR --penalties 0.003,0.005 --seeds 1,2 [--models resnet20,cnn4]
+  [--steps 30000,50000,50000] [--warm_up_penalty 0.001] [--fine_tune_learning_rate 0.01]
+  [--dataset cifar10] [--data_dir DIR] [-- further flags of cifar10-train, for every stage]
+
+A chain stands in TRAIN_DIR_<model>_p<penalty>_s<seed>_0 to _3. Run again, the sweep goes on where it stopped: finished
+stages and recorded evaluations stay as they are. Where a stage or evaluation fails its chain ends, the others go on,
+and the exit code is 1. SIGINT and SIGTERM stop it; the stage that was training saves first.
+"""
+
+import argparse
+import itertools
+import math
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+from table import newest_evaluation
+
+MODELS = ("resnet20", "cnn4")
+OWN_FLAGS = (
+  *("model", "dataset", "data_dir", "train_dir", "checkpoint_version", "seed", "l1_penalty", "max_steps"),
+  *("target_sparsity", "squeeze_model", "help"),
+)
+
+
+def main():
+  """Runs what is not done yet; exits with 1 if a chain failed, 130 if a signal came."""
+  arguments = parse()
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  grid = list(itertools.product(arguments.models, arguments.penalties, arguments.seeds))
+  chains = {f"{arguments.train_dir}_{m}_p{p:g}_s{s}": (m, p, s) for m, p, s in grid}
+  failed = []
+  try:
+    for chain, (model, penalty, seed) in chains.items():
+      if not run_chain(chain, model, penalty, seed, arguments):
+        failed.append(chain)
+  except KeyboardInterrupt:
+    sys.exit(130)
+  print_table(chains)
+  whole = [chain for chain in chains if chain not in failed]
+  if whole:
+    print(f"cifar10-report --train_dir {shlex.quote(','.join(whole))}")
+  if failed:
+    sys.exit(f"failed: {', '.join(failed)}; what went wrong stands above. Run again to go on.")
+
+
+def parse():
+  """The command line, checked."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("train_dir", help="where the directories of all chains begin")
+  parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
+  parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
+  parser.add_argument("--models", type=listed(str), default=["resnet20"], help="resnet20, cnn4 or both, with a comma")
+  parser.add_argument("--steps", type=listed(whole_number), default=[30000, 50000, 50000], help="of the three stages")
+  parser.add_argument("--warm_up_penalty", type=number, default=0.001, help="of stage 1")
+  parser.add_argument("--fine_tune_learning_rate", type=number, default=0.01, help="of stage 3")
+  parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "synthetic"])
+  parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
+  parser.add_argument("flags", nargs="*", help="after --: further flags of cifar10-train, for every stage")
+  arguments = parser.parse_args()
+  if len(arguments.steps) != 3:
+    parser.error(f"--steps has {len(arguments.steps)} numbers; expected three, one a stage, like 30000,50000,50000")
+  for model in arguments.models:
+    if model not in MODELS:
+      parser.error(f"--models has {model!r}; expected {' or '.join(MODELS)}")
+  for flag in arguments.flags:
+    name = re.fullmatch(r"--?(?:no)?(\w+)(?:=.*)?", flag)
+    if name and name[1] in OWN_FLAGS:
+      parser.error(f"{flag} is the sweep's own to give; leave it out")
+  return arguments
+
+
+def listed(kind):
+  """A parser of values separated by commas."""
+
+  def values(text):
+    return [kind(item) for item in text.split(",")]
+
+  values.__name__ = "list"
+  return values
+
+
+def number(text):
+  """A finite number of 0 or more."""
+  value = float(text)
+  if not 0 <= value < math.inf:
+    raise argparse.ArgumentTypeError(f"{text} is no finite number of 0 or more")
+  return value
+
+
+def whole_number(text):
+  """A whole number of 0 or more."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+  return int(text)
+
+
+def run_chain(chain, model, penalty, seed, arguments):
+  """Trains the stages of a chain, with an evaluation after each; False where one fails."""
+  data = [f"--dataset={arguments.dataset}", *([f"--data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
+  stages = (
+    [f"--model={model}", f"--l1_penalty={arguments.warm_up_penalty}"],
+    [f"--l1_penalty={penalty}"],
+    ["--l1_penalty=0", f"--learning_rate={arguments.fine_tune_learning_rate}"],
+  )
+  for version, (flags, steps) in enumerate(zip(stages, arguments.steps)):
+    where = [f"--train_dir={chain}", f"--checkpoint_version={version}", f"--seed={seed}", f"--max_steps={steps}"]
+    if not succeeds("cifar10.cli.train", *data, *where, *arguments.flags, *flags):
+      return False
+    where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version + 1}", f"--eval_dir={chain}_eval"]
+    evaluated = newest_evaluation(chain, version + 1) is not None
+    if not evaluated and not succeeds("cifar10.cli.evaluate", *data, *where, "--checkpoint_iter=0"):
+      return False
+  return True
+
+
+def succeeds(module, *flags):
+  """Runs a command, in a session of its own so that the terminal's signals reach it once, through this program."""
+  command = [sys.executable, "-m", module, *flags]
+  print(f"$ {shlex.join(command)}", flush=True)
+  with subprocess.Popen(command, start_new_session=True) as process:
+    try:
+      code = process.wait()
+    except KeyboardInterrupt:
+      process.send_signal(signal.SIGINT)
+      process.wait()
+      raise
+  if code:
+    print(f"sweep.py: the command above ended with exit code {code}; its chain ends here.", file=sys.stderr, flush=True)
+  return code == 0
+
+
+def print_table(chains):
+  """A row for each chain: what stages 2 and 3 made of the warmed-up network; - for what is not there."""
+  print("| model | penalty | seed | parameters | fewer | multiply-adds | warmed up | pruned | fine-tuned |")
+  print("|---|---|---|---|---|---|---|---|---|")
+  for chain, (model, penalty, seed) in chains.items():
+    versions = [newest_evaluation(chain, version) for version in (1, 2, 3)]
+    size = ["-"] * 3
+    if versions[0] and versions[1]:
+      before, after = (version["parameters"] for version in versions[:2])
+      size = [f"{after:,}", f"{1 - after / before:.1%}", f"{versions[1]['multiply_adds']:,}"]
+    precisions = [f"{version['precision']:.4f}" if version else "-" for version in versions]
+    print("|", " | ".join([model, f"{penalty:g}", str(seed), *size, *precisions]), "|")
+
+
+if __name__ == "__main__":
+  main()
