@@ -53,9 +53,10 @@ def run_killed(train_dir, rng, kills, seconds):
     killed = True
     while killed:
       moment = rng.choice([None, None, None, *UNFINISHED]) if counts["kills"] < kills else "the end"
+      start = time.time()
       killed = killed_at(moment, train_dir, version, rng.uniform(0, seconds))
       if killed:
-        left = [what for what, pattern in UNFINISHED.items() if appears(train_dir, pattern)]
+        left = [what for what, pattern in UNFINISHED.items() if appears(train_dir, pattern, start)]
         counts.update(["kills", *left])
         print(
           f"kill {counts['kills']}: version {version}, left half-written: {', '.join(left) or 'nothing'}", flush=True
@@ -69,10 +70,10 @@ def killed_at(moment, train_dir, version, delay):
   process = subprocess.Popen(
     command(train_dir, version), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
   )
-  start = time.monotonic()
+  start = time.time()
   while process.poll() is None:
-    due = moment != "the end" and time.monotonic() - start > delay
-    if due and (not pattern or appears(train_dir, pattern)):
+    due = moment != "the end" and time.time() - start > delay
+    if due and (not pattern or appears(train_dir, pattern, start)):
       process.kill()
     time.sleep(0.0005 if due else 0.01)
   output = process.stdout.read()
@@ -82,10 +83,10 @@ def killed_at(moment, train_dir, version, delay):
   return process.returncode != 0
 
 
-def appears(train_dir, pattern):
-  """Whether a file is there; one that comes and goes meanwhile may count or not."""
+def appears(train_dir, pattern, start=0.0):
+  """Whether a file written since `start` is there; one that comes and goes meanwhile may count or not."""
   try:
-    return any(train_dir.parent.glob(pattern.format(name=train_dir.name)))
+    return any(path.stat().st_mtime > start for path in train_dir.parent.glob(pattern.format(name=train_dir.name)))
   except FileNotFoundError:
     return False
 
