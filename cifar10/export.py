@@ -227,7 +227,9 @@ def _move(new, place, workplace):
 
 
 def _recorded_path(path, directory):
-  return str(path.relative_to(directory) if path.is_relative_to(directory) else path.absolute())
+  """The path from the version's directory, or a whole one if it leads elsewhere."""
+  path, directory = path.absolute(), directory.absolute()
+  return str(path.relative_to(directory) if path.is_relative_to(directory) else path)
 
 
 def _size(path):

@@ -51,9 +51,10 @@ def assert_folds(model):
     lambda: [layers.Dense(5), norm(), layers.ReLU(), layers.Dense(2)],
     lambda: [keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), norm()], name="nested"), layers.ReLU()],
     lambda: [keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)], name="nested"), norm()],
+    lambda: [layers.Conv2D(4, 3), keras.Sequential([keras.Input((6, 6, 4)), norm()], name="nested")],
     lambda: [lambda x: layers.Add()([layers.Conv2D(4, 3)(x), norm()(layers.Conv2D(4, 3)(x))])],
   ],
-  ids=range(15),
+  ids=range(16),
 )
 def test_the_function_stays(parts, randomize):
   assert_folds(randomize(build(*parts())))
