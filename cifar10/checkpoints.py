@@ -41,6 +41,21 @@ def version_dir(train_dir, version):
   return pathlib.Path(f"{train_dir}_{version}")
 
 
+def existing_version_dir(train_dir, version):
+  """The directory of a version that is there.
+
+  Raises:
+    UserError: it is not.
+  """
+  directory = version_dir(train_dir, version)
+  if not directory.is_dir():
+    raise UserError(
+      f"there is no directory {directory}: train --checkpoint_version {max(0, version - 1)} first, "
+      "or give --checkpoint_version and --checkpoint_dir of one that does."
+    )
+  return directory
+
+
 @contextlib.contextmanager
 def locked(directory):
   """Keeps other processes from training in a directory, which is made, and removed again if it stays empty.

@@ -1,4 +1,4 @@
-"""The settings of the two commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
+"""The settings of the commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
 
 import dataclasses
 
@@ -47,3 +47,30 @@ class EvalConfig:
   run_once: bool = True
   eval_interval_secs: float = 300
   eval_dir: str = "checkpoints/cifar10_eval"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+  """The settings of an export; `cifar10-export --help` says what each is."""
+
+  checkpoint_version: int = 1
+  checkpoint_dir: str = "checkpoints/cifar10_train"
+  checkpoint_iter: int = -1
+  formats: tuple = ("saved_model", "litert", "litert_int8", "onnx")
+  input: str = "standardized"
+  softmax: bool = False
+  dataset: str = "cifar10"
+  data_dir: str | None = None
+  output_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+  """The settings of predictions, and the image files; `cifar10-predict --help` says what each is."""
+
+  images: tuple = ()
+  checkpoint_version: int = 1
+  checkpoint_dir: str = "checkpoints/cifar10_train"
+  checkpoint_iter: int = -1
+  dataset: str = "cifar10"
+  top: int = 3

@@ -74,12 +74,7 @@ def _evaluate_forever(config, examples):
 
 
 def _evaluate_once(config, examples):
-  directory = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version)
-  if not directory.is_dir():
-    raise UserError(
-      f"there is no directory {directory}: train --checkpoint_version {max(0, config.checkpoint_version - 1)} first, "
-      "or give --checkpoint_version and --checkpoint_dir of one that does."
-    )
+  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
   model, step = checkpoints.load_version(directory, config.checkpoint_iter)
   if config.model not in (None, model.name):
     raise UserError(f"--model is {config.model}, but {directory} holds a {model.name}; leave --model out.")

@@ -34,6 +34,11 @@ CLASS_NAMES = (
   "ship",
   "truck",
 )
+SYNTHETIC_CLASS_NAMES = tuple(
+  f"{width} {kind}"
+  for kind in ("horizontal stripes", "vertical stripes", "diagonal stripes", "checkerboard", "rings")
+  for width in ("narrow", "wide")
+)
 DATASETS = ("cifar10", "synthetic")
 
 _BINARY_DIR = "cifar-10-batches-bin"

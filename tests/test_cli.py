@@ -6,13 +6,24 @@ import sys
 
 import pytest
 
-from cifar10.cli import command, evaluate, train
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10.cli import command, evaluate, export, predict, train
+from cifar10.config import EvalConfig, ExportConfig, PredictConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
 
-COMMANDS = [(train, "cifar10-train", TrainConfig), (evaluate, "cifar10-eval", EvalConfig)]
+COMMANDS = [
+  (train, "cifar10-train", TrainConfig),
+  (evaluate, "cifar10-eval", EvalConfig),
+  (export, "cifar10-export", ExportConfig),
+  (predict, "cifar10-predict", PredictConfig),
+]
+POSITIONAL = {predict: "images"}
+
+
+def flag_fields(module, config):
+  """The settings of a command that are flags."""
+  return [field for field in dataclasses.fields(config) if field.name != POSITIONAL.get(module)]
 
 
 def run(*arguments):
@@ -27,17 +38,18 @@ def test_help_lists_every_flag_with_its_default(module, name, config, help_flag,
     module.main([name, help_flag])
   assert end.value.code == 0
   text = " ".join(capsys.readouterr().out.split())
-  for field in dataclasses.fields(config):
+  for field in flag_fields(module, config):
     listed = text.partition(f"--{field.name}:")[2] or text.partition(f"--[no]{field.name}:")[2]
     assert listed, field.name
     if field.default is not None:
-      shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+      shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+      shown = str(shown).lower() if isinstance(shown, bool) else shown
       number = f"'{float(shown)}'" if isinstance(shown, (int, float)) else None
       default = listed.partition(" (default: ")[2].partition(")")[0]
       assert default in (f"'{shown}'", number), field.name
 
 
-@pytest.mark.parametrize("module", ["cifar10.cli.train", "cifar10.cli.evaluate"])
+@pytest.mark.parametrize("module", [module.__name__ for module, _, _ in COMMANDS])
 def test_help_needs_no_tensorflow(module):
   check = (
     f"import sys, {module} as m\n"
@@ -51,14 +63,23 @@ def test_help_needs_no_tensorflow(module):
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
 def test_flags_and_settings_are_the_same(module, name, config):
   flags = set(module.flag_values()) - {"help", "h"}
-  assert flags == {field.name for field in dataclasses.fields(config)}
+  assert flags == {field.name for field in flag_fields(module, config)}
 
 
 @pytest.mark.parametrize("module", [train, evaluate])
-def test_choices_are_those_of_the_program(module):
-  flags = module.flag_values()
-  assert flags["model"].parser.enum_values == list(MODELS)
-  assert flags["dataset"].parser.enum_values == list(DATASETS)
+def test_models_are_those_of_the_program(module):
+  assert module.flag_values()["model"].parser.enum_values == list(MODELS)
+
+
+@pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
+def test_data_sets_are_those_of_the_program(module, name, config):
+  assert module.flag_values()["dataset"].parser.enum_values == list(DATASETS)
+
+
+def test_formats_are_those_of_the_program():
+  from cifar10.export import FILES, MODULES
+
+  assert ExportConfig().formats == tuple(FILES) == tuple(MODULES)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +105,13 @@ def test_choices_are_those_of_the_program(module):
     (evaluate, "--eval_data=both", "should be one of <test|train_eval>"),
     (evaluate, "--checkpoint_iter=-2", "--checkpoint_iter=-2: expected a whole number from -1"),
     (evaluate, "--num_examples=0", "--num_examples=0: expected a whole number from 1"),
+    (export, "stray", "stray argument 'stray'"),
+    (export, "--formats=onnx,tflite", "--formats=onnx,tflite: expected some of saved_model, litert, litert_int8, onnx"),
+    (export, "--formats=", "--formats=: expected some of saved_model, litert, litert_int8, onnx, separated by commas"),
+    (export, "--input=float", "should be one of <standardized|uint8>"),
+    (export, "--softmax=maybe", "--softmax=maybe"),
+    (predict, "--top=11", "--top=11: expected a whole number from 1 to 10"),
+    (predict, "--checkpoint_version=3", "no images are given"),
   ],
 )
 def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
@@ -98,7 +126,16 @@ def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
 
 
 @pytest.mark.parametrize(
-  ("module", "name"), [(train, "train_dir"), (train, "data_dir"), (evaluate, "checkpoint_dir"), (evaluate, "eval_dir")]
+  ("module", "name"),
+  [
+    (train, "train_dir"),
+    (train, "data_dir"),
+    (evaluate, "checkpoint_dir"),
+    (evaluate, "eval_dir"),
+    (export, "output_dir"),
+    (export, "checkpoint_dir"),
+    (predict, "checkpoint_dir"),
+  ],
 )
 def test_what_cannot_be_a_path_is_one_sentence(module, name, capsys):
   for value in ("", "a\0b", os.fsdecode(b"\xff")):
@@ -126,7 +163,7 @@ def numbers(module):
   )
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, name) for m in (train, evaluate) for name in numbers(m)])
+@pytest.mark.parametrize(("module", "name"), [(m, name) for m, _, _ in COMMANDS for name in numbers(m)])
 @pytest.mark.parametrize("value", ["", "text", "nan", "inf", "-inf", "-5", "1e400", f"{10**30}", "1;2", "zwölf"])
 def test_every_number_has_a_range_that_the_sentence_names(module, name, value, capsys):
   with pytest.raises(SystemExit) as end:
@@ -144,6 +181,20 @@ def test_flags_become_settings(monkeypatch):
   code = train.main(["cifar10-train", "--l1_penalty", "0.005", "--checkpoint_version=1", "--nosqueeze_model"])
   assert code == 0
   assert seen == [TrainConfig(l1_penalty=0.005, checkpoint_version=1, squeeze_model=False)]
+
+
+def test_images_and_flags_may_be_mixed(monkeypatch):
+  seen = []
+  monkeypatch.setattr("cifar10.predict.predict", seen.append)
+  assert predict.main(["cifar10-predict", "a.png", "--top", "1", "--", "--odd.png"]) == 0
+  assert seen == [PredictConfig(images=("a.png", "--odd.png"), top=1)]
+
+
+def test_formats_are_a_list(monkeypatch):
+  seen = []
+  monkeypatch.setattr("cifar10.export.export", seen.append)
+  assert export.main(["cifar10-export", "--formats", "onnx,litert,onnx", "--softmax"]) == 0
+  assert seen == [ExportConfig(formats=("onnx", "litert"), softmax=True)]
 
 
 @pytest.mark.parametrize(

@@ -46,20 +46,56 @@ def define_path(flag_values, name, default, text):
   flags.DEFINE(Path(), name, default, text, flag_values=flag_values)
 
 
-def parse(flag_values, usage, argv):
-  """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags."""
+def define_version(flag_values, defaults, verb):
+  """Defines the flags that say which network of which version a command is to `verb`."""
+  version, directory, iteration = (getattr(defaults, f"checkpoint_{name}") for name in ("version", "dir", "iter"))
+  define_number(flag_values, "checkpoint_version", version, f"Version to {verb}.", integer=True, high=10**6)
+  text = "Directory of a version, without _<version>: cifar10-train's --train_dir."
+  define_path(flag_values, "checkpoint_dir", directory, text)
+  text = f"Step of the training checkpoint to {verb}; 0: the network that the version starts from; -1: the newest."
+  define_number(flag_values, "checkpoint_iter", iteration, text, integer=True, low=-1, high=2**31 - 1)
+
+
+def define_choices(flag_values, name, default, choices, text):
+  """Defines a flag for some of `choices`, separated by commas; its value is a tuple."""
+
+  class Choices(flags.ArgumentParser):
+    """Says what was expected."""
+
+    def parse(self, argument):
+      chosen = argument.split(",") if isinstance(argument, str) else argument
+      if not set(chosen) <= set(choices):
+        raise ValueError(f"expected some of {', '.join(choices)}, separated by commas")
+      return tuple(dict.fromkeys(chosen))
+
+  flags.DEFINE(Choices(), name, default, text, flag_values, flags.CsvListSerializer(","))
+
+
+def parse(flag_values, usage, argv, positional=None):
+  """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags.
+
+  Args:
+    flag_values: the flags of the command.
+    usage: what --help says before it lists them.
+    argv: the command line, the program's name first.
+    positional: name under which the dict has the tuple of arguments that are no flags, one or more; by default
+      there may be none.
+  """
   flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=flag_values)
+  flag_values.set_gnu_getopt(positional is not None)  # Flags may stand behind such arguments too.
   program = os.path.basename(argv[0])
   if any(argument in ("--help", "-help", "-h", "--h", "--help=true") for argument in argv[1:]):
     print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
     sys.exit(0)
   try:
-    strays = flag_values(argv)[1:]
+    arguments = flag_values(argv)[1:]
   except flags.Error as error:
     sys.exit(_complain(program, f"{error}; {program} --help lists the flags", BAD_FLAGS))
-  if strays:
-    sys.exit(_complain(program, f"stray argument {strays[0]!r}; {program} --help lists the flags", BAD_FLAGS))
-  values = flag_values.flag_values_dict()
+  if arguments and not positional:
+    sys.exit(_complain(program, f"stray argument {arguments[0]!r}; {program} --help lists the flags", BAD_FLAGS))
+  if positional and not arguments:
+    sys.exit(_complain(program, f"no {positional} are given; {program} --help says what is expected", BAD_FLAGS))
+  values = flag_values.flag_values_dict() | ({positional: tuple(arguments)} if positional else {})
   return {name: value for name, value in values.items() if name not in ("help", "h")}
 
 

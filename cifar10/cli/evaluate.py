@@ -26,15 +26,7 @@ def flag_values():
   def choice(name, choices, text):
     flags.DEFINE_enum(name, getattr(defaults, name), choices, text, flag_values=values)
 
-  number("checkpoint_version", "Version to evaluate.", integer=True, high=10**6)
-  path("checkpoint_dir", "Directory of a version, without _<version>: cifar10-train's --train_dir.")
-  number(
-    "checkpoint_iter",
-    "Step of the training checkpoint to evaluate; 0: the network that the version starts from; -1: the newest.",
-    integer=True,
-    low=-1,
-    high=2**31 - 1,
-  )
+  command.define_version(values, defaults, "evaluate")
   choice("model", ["resnet20", "cnn4"], "The network that the version must hold. By default it is not checked.")
   choice("dataset", ["cifar10", "synthetic"], "Data set; synthetic is built in and needs no files.")
   path("data_dir", "Directory of CIFAR-10, as for cifar10-train.")

@@ -2,6 +2,7 @@
 
 from cifar10.pruning import rules
 from cifar10.pruning.callbacks import SparsityLogger
+from cifar10.pruning.folding import fold_batch_norms
 from cifar10.pruning.proximal import ProximalSGD
 from cifar10.pruning.recalibration import recalibrate
 from cifar10.pruning.rescaling import scale_gammas, unscale_gammas
@@ -15,6 +16,7 @@ __all__ = [
   "SparsityLogger",
   "compare",
   "fake_sparsity",
+  "fold_batch_norms",
   "group_lasso",
   "multiply_adds",
   "penalties",

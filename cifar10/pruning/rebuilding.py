@@ -24,6 +24,9 @@ def rebuilt(model, graph, kept, pieces):
   """
   copies = {}
 
+  def removed(operation):
+    return id(operation) in pieces and pieces[id(operation)].removed
+
   def copied(operation):
     if id(operation) not in copies:
       piece = pieces.get(id(operation))
@@ -36,9 +39,12 @@ def rebuilt(model, graph, kept, pieces):
       if node.is_input:
         tensors[id(node.outputs[0])] = _input_copied(node, graph, kept)
     if isinstance(model, keras.Sequential):
-      return keras.Sequential([tensors[id(model.inputs[0])], *map(copied, model.layers)], name=model.name)
+      stay = [copied(layer) for layer in model.layers if not removed(layer)]
+      return keras.Sequential([tensors[id(model.inputs[0])], *stay], name=model.name)
     for node in nodes_in_order(model):
-      if not node.is_input:
+      if removed(node.operation):
+        tensors[id(node.outputs[0])] = tensors[id(node.input_tensors[0])]
+      elif not node.is_input:
         args, kwargs = node.arguments.fill_in(tensors)
         copy = copied(node.operation)
         changed = pieces[id(node.operation)].args if id(node.operation) in pieces else {}
@@ -107,5 +113,7 @@ def _copy_trainable(model, copy):
   """The trainable flags, those of models first since they set those of their layers."""
   copy.trainable = model.trainable
   if is_model(model):
+    there = {layer.name: layer for layer in copy.layers}
     for layer in model.layers:
-      _copy_trainable(layer, copy.get_layer(layer.name))
+      if layer.name in there:
+        _copy_trainable(layer, there[layer.name])

@@ -65,11 +65,13 @@ class Squeezed:
     config: what changes in its config.
     weights: its weights by attribute name, arrays; those not named stay as they are.
     args: dict from index to what its call gets in place of that one of `args`.
+    removed: whether it goes, and what it is called with takes the place of its output.
   """
 
   config: dict = dataclasses.field(default_factory=dict)
   weights: dict = dataclasses.field(default_factory=dict)
   args: dict = dataclasses.field(default_factory=dict)
+  removed: bool = False
 
 
 class Rule:

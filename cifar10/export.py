@@ -1,0 +1,262 @@
+"""Writes a version's network in the formats of other runtimes, and holds each file against the Keras model."""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import shutil
+import statistics
+import time
+import warnings
+
+import keras
+import tensorflow as tf
+
+from cifar10 import checkpoints, input_pipeline
+from cifar10.config import ExportConfig
+from cifar10.errors import UserError
+from cifar10.input_pipeline import IMAGE_SHAPE, standardize
+from cifar10.metrics import timestamp
+from cifar10.pruning import fold_batch_norms
+
+EXPORT_FILE = "export.json"
+FILES = {
+  "saved_model": "saved_model",
+  "litert": "model.tflite",
+  "litert_int8": "model_int8.tflite",
+  "onnx": "model.onnx",
+}
+MODULES = {
+  "saved_model": (),
+  "litert": ("ai_edge_litert",),
+  "litert_int8": ("ai_edge_litert",),
+  "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+}
+EXAMPLES = 1000
+CALIBRATION_EXAMPLES = 300
+WARM_UP_RUNS, TIMED_RUNS = 5, 30
+
+
+def export(config: ExportConfig):
+  """Exports a version's network, compares each file with it on test images, prints a table and records it.
+
+  Raises:
+    UserError: a package is missing; data, directory or settings do not fit.
+  """
+  _check_packages(config.formats)
+  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
+  network, step = checkpoints.load_version(directory, config.checkpoint_iter)
+  test, calibration = (
+    _first(input_pipeline.load(config.dataset, split, config.data_dir), count)
+    for split, count in (("test", EXAMPLES), ("train", CALIBRATION_EXAMPLES))
+  )
+  served = served_model(fold_batch_norms(network), config.input, config.softmax)
+  run = _compiled(served_model(network, config.input, config.softmax))
+  output_dir = pathlib.Path(config.output_dir) if config.output_dir else directory / "export"
+  images = _inputs(test.images, config.input)
+  expected = run(images)
+  with _workplace(output_dir) as workplace:
+    network.save(workplace / checkpoints.MODEL_FILE)
+    size = _size(workplace / checkpoints.MODEL_FILE)
+    rows = [_row("keras", None, size, run, images, test.labels, expected)]
+    for name in config.formats:
+      path = workplace / FILES[name]
+      write(served, name, path, _inputs(calibration.images, config.input))
+      final = _recorded_path(output_dir / FILES[name], directory)
+      rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
+    for name in config.formats:
+      _move(workplace / FILES[name], output_dir / FILES[name], workplace)
+  print(table(rows))
+  record = {
+    "checkpoint_iter": step,
+    "dataset": config.dataset,
+    "examples": len(test.labels),
+    "input": config.input,
+    "softmax": config.softmax,
+    "time": timestamp(),
+    "exports": rows,
+  }
+  with checkpoints.atomic_file(directory / EXPORT_FILE) as file:
+    file.write(json.dumps(record, indent=1).encode())
+
+
+def served_model(network, input, softmax):
+  """Puts the preprocessing before a network and the softmax behind it, as asked for.
+
+  Args:
+    network: a Keras model from standardised images (batch, 32, 32, 3) float32 to logits (batch, 10).
+    input: "standardized", or "uint8" for a model of images as they are in CIFAR-10, 0 to 255.
+    softmax: whether the model gives probabilities instead of logits.
+
+  Returns:
+    A Keras model of one input, "images".
+  """
+  images = x = keras.Input(IMAGE_SHAPE, dtype="uint8" if input == "uint8" else "float32", name="images")
+  if input == "uint8":
+    x = keras.layers.Lambda(standardize, output_shape=IMAGE_SHAPE, name="standardize")(x)
+  x = network(x)
+  return keras.Model(images, keras.layers.Softmax(name="softmax")(x) if softmax else x, name="served")
+
+
+def write(model, name, path, calibration_images):
+  """Writes a model in one of the formats `FILES`; all take batches of any size.
+
+  "litert_int8" has weights and activations in int8, and takes and gives what the others do.
+
+  Args:
+    model: a Keras model of one input.
+    name: of the format.
+    path: of the file, or of the directory for "saved_model".
+    calibration_images: inputs of the model, from which "litert_int8" learns the ranges of activations.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for what tf2onnx misses there.
+    if name == "saved_model":
+      model.export(path, format="tf_saved_model", verbose=False)
+    elif name == "onnx":
+      model.export(path, format="onnx", verbose=False)
+    elif name == "litert":
+      model.export(path, format="litert", verbose=False, target_spec=_operations(tf.lite.OpsSet.TFLITE_BUILTINS))
+    else:
+      model.export(
+        path,
+        format="litert",
+        verbose=False,
+        target_spec=_operations(tf.lite.OpsSet.TFLITE_BUILTINS_INT8),
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([image[None]] for image in calibration_images),
+      )
+
+
+def load(name, path):
+  """Loads what `write` wrote, by its own runtime with the settings that this has by default, on the CPU.
+
+  Returns:
+    A function from a batch of inputs to the outputs, NumPy arrays.
+  """
+  if name == "saved_model":
+    loaded = tf.saved_model.load(str(path))
+    return lambda images: loaded.serve(images).numpy()
+  if name == "onnx":
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+  from ai_edge_litert.interpreter import Interpreter
+
+  interpreter = Interpreter(model_path=str(path))
+  (image_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
+  shape = None
+
+  def run(images):
+    nonlocal shape
+    if images.shape != shape:
+      shape = images.shape
+      interpreter.resize_tensor_input(image_details["index"], shape)
+      interpreter.allocate_tensors()
+    interpreter.set_tensor(image_details["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(output_details["index"])
+
+  return run
+
+
+def table(rows):
+  """The rows of `export.json` as a Markdown table."""
+  lines = [
+    "| format | file | bytes | largest difference | equal predictions | precision @ 1 | ms at batch 1 |",
+    "|---|---|---|---|---|---|---|",
+  ]
+  for row in rows:
+    lines.append(
+      f"| {row['format']} | {row['path'] or ''} | {row['bytes']:,} | {row['largest_difference']:.1e} | "
+      f"{row['agreement']:.4f} | {row['precision']:.4f} | {row['latency_ms']:.2f} |"
+    )
+  return "\n".join(lines)
+
+
+def _check_packages(formats):
+  for name in formats:
+    missing = [module for module in MODULES[name] if importlib.util.find_spec(module) is None]
+    if missing:
+      raise UserError(
+        f"--formats has {name}, which needs {', '.join(missing)}; "
+        "install it with pip install 'cifar10-channel-pruning[export]', or leave the format out."
+      )
+
+
+def _first(examples, count):
+  return input_pipeline.Examples(*(array[:count] for array in examples))
+
+
+def _inputs(images, input):
+  """Images uint8 as a served model takes them."""
+  return images if input == "uint8" else standardize(images).numpy()
+
+
+def _compiled(model):
+  function = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+  return lambda images: function(images).numpy()
+
+
+def _operations(operations):
+  return {"supported_ops": [operations]}
+
+
+@contextlib.contextmanager
+def _workplace(output_dir):
+  """A directory to write in beside the finished files; nothing of it stays, nor of `output_dir` if that stays empty."""
+  made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
+  workplace = output_dir / ".unfinished"
+  shutil.rmtree(workplace, ignore_errors=True)
+  try:
+    workplace.mkdir(parents=True)
+    yield workplace
+  finally:
+    shutil.rmtree(workplace, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      for path in made:
+        path.rmdir()
+
+
+def _move(new, place, workplace):
+  """Puts a finished file or directory in its place, and what was there into the workplace."""
+  if place.exists():
+    place.rename(workplace / f"old_{place.name}")
+  new.rename(place)
+
+
+def _recorded_path(path, directory):
+  """The path from the version's directory, or a whole one if it leads elsewhere."""
+  path, directory = path.absolute(), directory.absolute()
+  return str(path.relative_to(directory) if path.is_relative_to(directory) else path)
+
+
+def _size(path):
+  files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+  return sum(file.stat().st_size for file in files)
+
+
+def _row(name, path, size, run, images, labels, expected):
+  """What `export.json` says of one format."""
+  outputs = run(images)
+  predictions = outputs.argmax(axis=1)
+  return {
+    "format": name,
+    "path": path,
+    "bytes": size,
+    "largest_difference": float(abs(outputs - expected).max()),
+    "agreement": float((predictions == expected.argmax(axis=1)).mean()),
+    "precision": float((predictions == labels).mean()),
+    "latency_ms": _latency(run, images[:1]) * 1000,
+  }
+
+
+def _latency(run, images):
+  """Median time of a run, in seconds."""
+  times = []
+  for _ in range(WARM_UP_RUNS + TIMED_RUNS):
+    start = time.perf_counter()
+    run(images)
+    times.append(time.perf_counter() - start)
+  return statistics.median(times[WARM_UP_RUNS:])

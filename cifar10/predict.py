@@ -1,0 +1,75 @@
+"""The classes that a version's network sees in image files."""
+
+import pathlib
+
+import tensorflow as tf
+
+from cifar10 import checkpoints
+from cifar10.config import PredictConfig
+from cifar10.errors import UserError, first_line
+from cifar10.input_pipeline import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES, standardize
+
+NAMES = {"cifar10": CLASS_NAMES, "synthetic": SYNTHETIC_CLASS_NAMES}
+
+
+def predict(config: PredictConfig):
+  """Prints for each image file the most probable classes, one line a file.
+
+  Raises:
+    UserError: there is no such version; or files cannot be read, one sentence for each, after the lines of the others.
+  """
+  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
+  network, _ = checkpoints.load_version(directory, config.checkpoint_iter)
+  complaints = []
+  for path in config.images:
+    try:
+      image = read_image(path)
+    except UserError as error:
+      complaints.append(str(error))
+      continue
+    probabilities = tf.nn.softmax(network(standardize(image[None]), training=False)[0])
+    top = tf.math.top_k(probabilities, config.top)
+    names = (NAMES[config.dataset][index] for index in top.indices.numpy())
+    classes = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, top.values.numpy()))
+    print(f"{path}: {classes}".encode(errors="backslashreplace").decode(), flush=True)
+  if complaints:
+    raise UserError("\n".join(complaints))
+
+
+def read_image(path):
+  """Reads an image file of any size as the networks take images, but for `standardize`.
+
+  Grey becomes RGB, what is transparent becomes white, 16 bits become 8, and of an animation the first frame counts.
+  The largest square in the middle is cut out and scaled, so that proportions stay.
+
+  Args:
+    path: of a PNG, JPEG, BMP or GIF file.
+
+  Returns:
+    float32 (32, 32, 3), 0 to 255; exactly the pixels of an image of that size.
+
+  Raises:
+    UserError: it cannot be read, or is no image.
+  """
+  try:
+    contents = pathlib.Path(path).read_bytes()
+    image = tf.io.decode_image(contents, expand_animations=False)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read ({error.strerror}); give the path of an image file.") from error
+  except tf.errors.OpError as error:
+    raise UserError(
+      f"{path} is no image, or a damaged one ({first_line(error)}); give a whole PNG, JPEG, BMP or GIF file."
+    ) from error
+  image = _rgb(tf.cast(image, tf.float32))
+  size = min(image.shape[:2])
+  image = tf.image.resize_with_crop_or_pad(image, size, size)
+  return tf.image.resize(image, IMAGE_SHAPE[:2], antialias=True)
+
+
+def _rgb(image):
+  """Red, green and blue, on white, of an image (height, width, 1 to 4 channels), float32, 0 to 255."""
+  colours, opacity = image, 1.0
+  if image.shape[-1] in (2, 4):
+    colours, opacity = image[..., :-1], image[..., -1:] / 255
+    opacity = opacity if tf.reduce_any(opacity > 0) else 1.0  # BMP files often have an alpha channel without use.
+  return colours * opacity + 255 * (1 - opacity) + tf.zeros(3)
