@@ -1,4 +1,4 @@
-"""The settings of the two commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
+"""The settings of the commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
 
 import dataclasses
 
@@ -44,3 +44,11 @@ class EvalConfig:
   run_once: bool = True
   eval_interval_secs: float = 300
   eval_dir: str = "checkpoints/cifar10_eval"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """The settings of a report; `cifar10-report --help` says what each is."""
+
+  train_dir: tuple[str, ...] = ("checkpoints/cifar10_train",)
+  output_dir: str | None = None

@@ -39,11 +39,27 @@ def define_path(flag_values, name, default, text):
     """Refuses what cannot be one."""
 
     def parse(self, argument):
-      if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
-        raise ValueError("expected the path of a directory, in UTF-8")
-      return argument
+      return _path(argument)
 
   flags.DEFINE(Path(), name, default, text, flag_values=flag_values)
+
+
+def define_paths(flag_values, name, default, text):
+  """Defines a flag for a tuple of paths of directories, given with commas between them."""
+
+  class Paths(flags.ArgumentParser):
+    """Refuses a list that holds what cannot be one."""
+
+    def parse(self, argument):
+      return tuple(map(_path, argument.split(",") if isinstance(argument, str) else argument))
+
+  flags.DEFINE(Paths(), name, default, text, serializer=flags.ListSerializer(","), flag_values=flag_values)
+
+
+def _path(argument):
+  if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
+    raise ValueError("expected the path of a directory, in UTF-8")
+  return argument
 
 
 def parse(flag_values, usage, argv):
