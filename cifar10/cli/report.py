@@ -8,8 +8,8 @@ from absl import flags
 from cifar10.cli import command
 from cifar10.config import ReportConfig
 
-USAGE = """cifar10-report writes one HTML page and PNG pictures about a chain of checkpoint versions, or several: precision
-against parameters and multiply-adds, channels kept, gammas, the course of the training, and what is missing.
+USAGE = """cifar10-report writes one HTML page and PNG pictures about a chain of checkpoint versions, or several:
+precision against parameters and multiply-adds, channels kept, gammas, the course of the training, what is missing.
 """
 
 

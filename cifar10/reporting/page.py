@@ -5,10 +5,10 @@ from html import escape
 from cifar10.reporting.facts import number
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --card: #ffffff; --ink: #1c2024; --muted: #60666c;
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2024; --muted: #60666c;
   --grid: #e3e6e9; --track: #d3d9e0; --warn: #9a4a00; --warn-paper: #fdf3e7; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --card: #1a1e22; --ink: #e6e9ec; --muted: #a2a9b0; --grid: #30363c; --track: #40474f;
+  :root { --paper: #14171a; --ink: #e6e9ec; --muted: #a2a9b0; --grid: #30363c; --track: #40474f;
     --warn: #f0b070; --warn-paper: #2c2218; }
 }
 * { box-sizing: border-box; }
@@ -20,15 +20,17 @@ h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
 h1, h2, p, li { overflow-wrap: anywhere; }
 p { margin: .25rem 0 .75rem; }
 .lead, figcaption { color: var(--muted); }
+.lead { font-size: .95rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--grid); }
 th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
 .text { text-align: left; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 1.25rem 2rem;
-  align-items: start; }
+  align-items: start; margin-top: 1.5rem; }
 figure { margin: .5rem 0 0; max-width: 520px; overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { font-size: .85rem; margin-top: .35rem; }
 .missing { background: var(--warn-paper); color: var(--warn); border-radius: 6px; padding: .6rem 1rem; }
 .missing ul { margin: .25rem 0; padding-left: 1.1rem; font-size: .875rem; }

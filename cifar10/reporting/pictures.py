@@ -107,8 +107,8 @@ def _precision(chains, attribute, label):
   axes.set(xlabel=label, ylabel="precision @ 1, test images", xlim=(0, 1.12 * max(mark[0] for mark in marks) or 1))
   axes.margins(y=0.15)
   axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-  axes.xaxis.set_major_locator(MaxNLocator(5))
-  axes.yaxis.set_major_locator(MaxNLocator(5))
+  axes.xaxis.set_major_locator(_ticks(5))
+  axes.yaxis.set_major_locator(_ticks(5))
   if len(chains) > 1:
     figure.legend(loc="outside upper left", ncols=1, handletextpad=0.3)
   figure.draw_without_rendering()
@@ -125,7 +125,13 @@ def _label_marks(axes, marks):
     place = max([height, *(other + 12 for other in near if other + 12 > height - 1e-6 and other > height - 40)])
     taken.append((left, place))
     axes.annotate(
-      str(version), (x, y), (8, place - height), textcoords="offset points", va="center", color=colour, weight="bold"
+      str(version),
+      (x, y),
+      (6, 8 + place - height),
+      textcoords="offset points",
+      va="center",
+      color=colour,
+      weight="bold",
     )
 
 
@@ -187,13 +193,13 @@ def _training(chain, prefix):
     start = max(int(steps[-1]) + 1, start + _steps_done(version))
   for axes, title in zip(panels, columns.values()):
     axes.set_title(title, pad=18 if axes is panels[0] else 6)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(_ticks(4))
   panels[1].set_ylim(bottom=0)
   panels[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
   panels[2].set_ylim(bottom=0)
   panels[2].set_xlabel("step, counted through the stages")
   panels[2].set_xlim(0, start)
-  panels[2].xaxis.set_major_locator(MaxNLocator(5))
+  panels[2].xaxis.set_major_locator(_ticks(5))
   panels[2].xaxis.set_major_formatter(EngFormatter(sep=" "))
   return _picture(
     figure, f"{prefix}training", "Loss, share of gated gammas that are 0 (fake sparsity) and learning rate."
@@ -226,12 +232,13 @@ def _gammas(version, prefix):
     gammas = np.stack([version.gammas[step][layer] for step in steps])
     _draw_course(course, steps, gammas)
     _draw_histogram(histogram, gammas)
-    course.set_title(f"{_short(layer.removesuffix('/gamma'))}: {_dead(gammas)} of {gammas.shape[1]:,} at 0", pad=4)
+    dead = (gammas[-1] == 0).sum()
+    course.set_title(f"{_short(layer.removesuffix('/gamma'))}: {dead:,} of {gammas.shape[1]:,} at 0", pad=4)
   course.set_xlabel("step")
-  course.xaxis.set_major_locator(MaxNLocator(5))
+  course.xaxis.set_major_locator(_ticks(5))
   course.xaxis.set_major_formatter(EngFormatter(sep=" "))
   histogram.set_xlabel("channels")
-  histogram.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+  histogram.xaxis.set_major_locator(_ticks(2, integer=True))
   caption = (
     f"Stage {version.number}: each gamma over the steps (orange: 0 at the end), and how many have which value at the "
     f"first recorded step (grey) and the last (blue)."
@@ -245,10 +252,12 @@ def _draw_course(axes, steps, gammas):
   for chosen, colour in ((gammas.T[~dead], BLUE), (gammas.T[dead], ORANGE)):
     lines = [np.column_stack([steps, line]) for line in chosen]
     axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.75, rasterized=True))
-  axes.autoscale_view()
+  axes.autoscale_view(scaley=False)
+  low, high = _range(gammas)
+  axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
   if len(steps) == 1:
     axes.plot(np.repeat(steps, gammas.shape[1]), gammas[0], ".", color=BLUE)
-  axes.yaxis.set_major_locator(MaxNLocator(3))
+  axes.yaxis.set_major_locator(_ticks(3))
 
 
 def _draw_histogram(axes, gammas):
@@ -263,10 +272,6 @@ def _range(gammas):
   return (low, high) if high - low > 1e-6 else (low, low + 1)
 
 
-def _dead(gammas):
-  return f"{(gammas[-1] == 0).sum():,}"
-
-
 def _thinned(rows):
   """At most `MOST_POINTS` of the rows, the last among them."""
   return rows[:: -max(1, -(-len(rows) // MOST_POINTS))][::-1]
@@ -274,6 +279,10 @@ def _thinned(rows):
 
 def _short(name):
   return name if len(name) <= 24 else name[:23] + "…"
+
+
+def _ticks(most, **options):
+  return MaxNLocator(most, steps=[1, 2, 5, 10], **options)
 
 
 def _figure(height):
@@ -290,7 +299,7 @@ def _picture(figure, name, caption):
 def _for_page(svg, caption):
   """An SVG as a part of the page: no header, no names that a second one would repeat, colours that follow the theme."""
   svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
   for colour, name in THEMED.items():
     svg = svg.replace(colour, f"var(--{name})")
