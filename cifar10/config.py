@@ -74,3 +74,11 @@ class PredictConfig:
   checkpoint_iter: int = -1
   dataset: str = "cifar10"
   top: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """The settings of a report; `cifar10-report --help` says what each is."""
+
+  train_dir: tuple[str, ...] = ("checkpoints/cifar10_train",)
+  output_dir: str | None = None

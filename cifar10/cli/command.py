@@ -39,9 +39,7 @@ def define_path(flag_values, name, default, text):
     """Refuses what cannot be one."""
 
     def parse(self, argument):
-      if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
-        raise ValueError("expected the path of a directory, in UTF-8")
-      return argument
+      return _path(argument)
 
   flags.DEFINE(Path(), name, default, text, flag_values=flag_values)
 
@@ -69,6 +67,18 @@ def define_choices(flag_values, name, default, choices, text):
       return tuple(dict.fromkeys(chosen))
 
   flags.DEFINE(Choices(), name, default, text, flag_values, flags.CsvListSerializer(","))
+
+
+def define_paths(flag_values, name, default, text):
+  """Defines a flag for a tuple of paths of directories, given with commas between them."""
+
+  class Paths(flags.ArgumentParser):
+    """Refuses a list that holds what cannot be one."""
+
+    def parse(self, argument):
+      return tuple(map(_path, argument.split(",") if isinstance(argument, str) else argument))
+
+  flags.DEFINE(Paths(), name, default, text, serializer=flags.ListSerializer(","), flag_values=flag_values)
 
 
 def parse(flag_values, usage, argv, positional=None):
@@ -118,6 +128,12 @@ def run(program, function, config):
   except KeyboardInterrupt:
     return _complain(program, "interrupted.", 128 + signal.SIGINT)
   return 0
+
+
+def _path(argument):
+  if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
+    raise ValueError("expected the path of a directory, in UTF-8")
+  return argument
 
 
 def _complain(program, message, code):

@@ -1,0 +1,339 @@
+import dataclasses
+import html.parser
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from conftest import build_tiny_network
+from matplotlib import image
+
+from cifar10 import checkpoints, input_pipeline
+from cifar10.cli import report as command
+from cifar10.config import EvalConfig, ReportConfig, TrainConfig
+from cifar10.errors import UserError
+from cifar10.evaluate import evaluate
+from cifar10.models import MODELS
+from cifar10.report import report
+from cifar10.reporting.facts import read_chain
+from cifar10.train import train
+
+HOSTILE = "<script>alert(1)</script>$x^$&\"'"
+VOID = {"meta", "br", "img", "link"}
+
+
+class Page(html.parser.HTMLParser):
+  """The tags, attributes and text of a page, whose tags must all be closed in order."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.texts = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append(tag)
+    self.attributes += attributes
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.tags.append(tag)
+    self.attributes += attributes
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, text):
+    if text.strip():
+      self.texts.append(" ".join(text.split()))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, synthetic):
+  """A chain of three versions; two of the four gammas of version 1 are 0, so that version 2 is smaller."""
+  directory = tmp_path_factory.mktemp("chain")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(MODELS, "cnn4", build_tiny_network)
+    patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
+    config = TrainConfig(
+      train_dir=str(directory / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
+      log_frequency=2, l1_penalty=0.0, learning_rate=0.01, exact_squeeze=False,
+    )  # fmt: skip
+    train(config)
+    network = checkpoints.load_network(version(config.train_dir, 1))
+    network.get_layer("conv1_bn").gamma.assign([1.0, 0.0, 0.8, 0.0])
+    checkpoints.replace_version(version(config.train_dir, 1), network)
+    train(dataclasses.replace(config, checkpoint_version=1, l1_penalty=2.0))
+    evaluation = EvalConfig(
+      checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(directory / "eval")
+    )
+    for number, iteration in enumerate((20, 0, 0)):
+      evaluate(dataclasses.replace(evaluation, checkpoint_version=number, checkpoint_iter=iteration))
+  return directory
+
+
+@pytest.fixture
+def chain(trained, tmp_path):
+  """The `--train_dir` of a copy of the chain."""
+  shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+  return tmp_path / "run"
+
+
+def version(chain, number):
+  return checkpoints.version_dir(chain, number)
+
+
+def written(*chains, output_dir=None):
+  """The directory of the report on some chains, and its page."""
+  report(ReportConfig(tuple(map(str, chains)), output_dir and str(output_dir)))
+  directory = output_dir or chains[0].with_name(chains[0].name + ("_report" if len(chains) == 1 else "_comparison"))
+  return directory, Page((directory / "index.html").read_text())
+
+
+def said(chain):
+  """The text of the page on one chain, in one line."""
+  return " ".join(written(chain)[1].texts)
+
+
+def rewrite_stage(chain, number, change):
+  """Writes a version's stage.json, and its backup, as `change` changes it, with a true checksum."""
+  stage = checkpoints.read_stage(version(chain, number))
+  change(stage)
+  for _ in range(2):
+    checkpoints.write_stage(version(chain, number), stage)
+
+
+def append(path, record):
+  with open(path, "a") as file:
+    file.write(json.dumps(record) + "\n")
+
+
+def test_the_page_has_the_figures_of_the_chain(chain):
+  directory, page = written(chain)
+  evaluations = [json.loads((version(chain, number) / "evaluations.jsonl").read_text()) for number in range(3)]
+  for number, parameters in enumerate(("2,916", "2,916", "1,478")):
+    row = page.texts.index(parameters, page.texts.index("Versions")) if number < 2 else page.texts.index(parameters)
+    start = page.texts.index(str(number), page.texts.index("latency"))
+    figures = [parameters, "21,760" if number < 2 else "10,880"]
+    figures += [f"{evaluations[number][name]:.4f}" for name in ("precision", "loss")]
+    assert page.texts[start + 1 : start + 5] == figures
+    assert row
+  assert "2 of 4" in page.texts
+  assert "conv1_bn: 2 of 4 at 0" in page.texts
+  assert "2,916 parameters became 1,478 (49% fewer)" in " ".join(page.texts)
+  assert "What is missing" not in page.texts
+  names = {"precision_parameters", "precision_multiply_adds", "channels", "training", "gammas_0", "gammas_1"}
+  assert {path.name for path in directory.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
+  assert page.tags.count("svg") == len(names)
+
+
+def test_the_pictures_show_something(chain):
+  directory, _ = written(chain)
+  for path in directory.glob("*.png"):
+    pixels = image.imread(path)
+    assert min(pixels.shape[:2]) > 100, path
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 20, path
+
+
+def test_the_page_asks_for_nothing_from_elsewhere_and_runs_nothing(chain):
+  _, page = written(chain)
+  assert not {"script", "link", "iframe", "object"} & set(page.tags)
+  links = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+  assert links
+  assert all(value.startswith(("#", "data:image/png")) for value in links)
+  assert not [name for name, _ in page.attributes if name.startswith("on")]
+  ids = [value for name, value in page.attributes if name == "id"]
+  targets = {value[1:] for value in links if value.startswith("#")}
+  assert targets <= set(ids)
+
+
+def test_hostile_text_is_escaped(chain):
+  def spoil(stage):
+    stage["flags"].update(dataset=HOSTILE, l1_penalty=HOSTILE, seed=[HOSTILE])
+    layers = stage["finished"]["report"]["layers"]
+    layers[HOSTILE] = layers.pop("conv1")
+
+  rewrite_stage(chain, 1, spoil)
+  gammas = version(chain, 1) / "gammas.npz"
+  np.savez(gammas, step=[0, 5], **{HOSTILE.replace("/", ""): np.ones((2, 4), np.float32)})
+  exports = [{"format": HOSTILE, "path": HOSTILE, "bytes": HOSTILE, "latency_ms": 2.5, "precision": None}]
+  (version(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
+  renamed = chain.with_name("<b>&run")
+  for number in range(3):
+    version(chain, number).rename(version(renamed, number))
+  _, page = written(renamed)
+  assert page.texts[0] == "<b>&run"
+  assert not {"b", "script"} & set(page.tags)
+  assert HOSTILE in page.texts
+  assert f"2.50 ms ({HOSTILE})" in page.texts
+  assert any(text.startswith(HOSTILE[:23] + "…") for text in page.texts)
+
+
+def test_exports_are_listed(chain):
+  exports = [
+    {"format": "keras", "path": None, "bytes": 2**20, "largest_difference": 0.0, "agreement": 1.0, "precision": 0.5,
+     "latency_ms": 3.0},
+    {"format": "litert", "path": "model.tflite", "bytes": 2**19, "largest_difference": 1.2e-6, "agreement": 0.99,
+     "precision": 0.51, "latency_ms": 1.5},
+  ]  # fmt: skip
+  (version(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
+  page = written(chain)[1]
+  assert "1.50 ms (litert)" in page.texts
+  start = page.texts.index("model.tflite")
+  assert page.texts[start : start + 6] == ["model.tflite", "0.50 MiB", "1.2e-06", "0.9900", "0.5100", "1.50 ms"]
+
+
+def test_several_chains_are_compared(chain):
+  for number in range(2):
+    shutil.copytree(version(chain, number), version(chain.with_name("other"), number))
+  directory, page = written(chain, chain.with_name("other"))
+  assert directory.name == "run_comparison"
+  assert page.texts[0] == "2 chains compared"
+  first = page.texts.index("Versions")
+  assert page.texts[first + 1] == "chain"
+  table = page.texts[first : page.texts.index("Stages")]
+  assert table.count("run") == 3 + 1  # The heading of its section too.
+  assert table.count("other") == 2
+  names = {path.name for path in directory.glob("*.png")}
+  assert {"chain_1_training.png", "chain_2_training.png", "chain_1_channels.png"} <= names
+  assert "chain_2_channels.png" not in names
+
+
+def test_chains_of_one_name_are_told_apart_by_their_paths(chain, tmp_path):
+  other = tmp_path / "elsewhere" / "run"
+  shutil.copytree(version(chain, 0), version(other, 0))
+  _, page = written(chain, other, output_dir=tmp_path / "out")
+  assert {str(chain), str(other)} <= set(page.texts)
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def remove_stage(directory):
+  for name in ("stage.json", "stage.json.old"):
+    (directory / name).unlink(missing_ok=True)
+  for path in directory.glob("model.ckpt-*"):
+    path.unlink()
+
+
+def damage_stage(directory):
+  cut(directory / "stage.json")
+  cut(directory / "stage.json.old")
+
+
+DAMAGE = [
+  (remove_stage, "stage.json is not there: how it was trained is unknown."),
+  (damage_stage, "stage.json is damaged: it does not match its checksum"),
+  (lambda directory: cut(directory / "stage.json"), "stage.json.old from before it is used"),
+  (lambda directory: cut(directory / "gammas.npz"), "gammas.npz is damaged"),
+  (lambda directory: (directory / "gammas.npz").unlink(), "gammas.npz is not there"),
+  (lambda directory: np.savez(directory / "gammas.npz", step=[0], g=["text"]), "holds something else than gammas"),
+  (lambda directory: np.savez(directory / "gammas.npz", step=[0], g=[[np.nan]]), "gammas that are not finite"),
+  (lambda directory: cut(directory / "metrics.csv"), "The last line of"),
+  (lambda directory: (directory / "metrics.csv").write_text("a,b\n1,2\n"), "metrics.csv is damaged"),
+  (lambda directory: (directory / "metrics.csv").unlink(), "metrics.csv has no rows"),
+  (lambda directory: cut(directory / "evaluations.jsonl"), "1 of 1 lines of"),
+  (lambda directory: (directory / "evaluations.jsonl").unlink(), "There is no evaluation on test images in"),
+  (lambda directory: cut(directory / "model.keras"), "model.keras is damaged"),
+  (lambda directory: (directory / "model.keras").write_bytes(b""), "model.keras is damaged"),
+  (lambda directory: (directory / "model.keras").unlink(), "model.keras is not there."),
+  (lambda directory: (directory / "export.json").write_text("{"), "export.json cannot be read"),
+  (lambda directory: (directory / "export.json").write_text('{"exports": [1]}'), "else than a list of exports"),
+  (lambda directory: (directory / "evaluations.jsonl").write_bytes(b'\xff{"precision": 1e999}\n'), "1 of 1 lines of"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGE)
+def test_what_is_missing_is_said_and_the_rest_is_shown(chain, damage, sentence):
+  damage(version(chain, 1))
+  text = said(chain)
+  assert "What is missing" in text
+  assert sentence in text
+  assert "1,478" in text
+
+
+def test_a_version_missing_in_the_middle_is_said(chain):
+  shutil.rmtree(version(chain, 1))
+  text = said(chain)
+  assert "Version 1 is missing." in text
+  assert "1,478" in text
+
+
+def test_a_far_version_leaves_one_sentence(chain):
+  version(chain, 20231124).mkdir()  # Has too many digits: something else than a version.
+  version(chain, 2000000).mkdir()
+  text = said(chain)
+  assert "Versions 3 to 1999999 are missing." in text
+  assert "20231124" not in text
+
+
+def test_an_interrupted_stage_is_said(chain):
+  rewrite_stage(chain, 1, lambda stage: stage.update(finished=None))
+  assert "Version 1: The stage stands at step 20 and is not squeezed." in said(chain)
+
+
+@pytest.mark.parametrize("junk", [None, [], "text", 1e999, -5, 10**400, {"conv1": None}, {"conv1": {"channels": 4}}])
+@pytest.mark.parametrize("field", ["layers", "parameters_after"])
+def test_a_squeeze_report_with_other_fields_gives_a_page(chain, field, junk):
+  rewrite_stage(chain, 1, lambda stage: stage["finished"]["report"].update({field: junk}))
+  assert "1,478" in said(chain)
+
+
+@pytest.mark.parametrize("junk", [None, [], HOSTILE, 1e999, float("nan"), -5, True, 10**400])
+@pytest.mark.parametrize("field", ["precision", "loss", "parameters", "multiply_adds", "checkpoint_iter", "eval_data"])
+def test_an_evaluation_with_other_fields_gives_a_page(chain, field, junk):
+  record = json.loads((version(chain, 2) / "evaluations.jsonl").read_text())
+  append(version(chain, 2) / "evaluations.jsonl", {**record, field: junk})
+  assert "<script" not in written(chain)[1].tags
+
+
+def test_costs_come_from_the_squeeze_before_or_the_network_itself(chain):
+  (version(chain, 2) / "evaluations.jsonl").unlink()
+  assert [v.parameters for v in read_chain(chain, "run").versions] == [2916, 2916, 1478]
+  shutil.rmtree(version(chain, 1))
+  shutil.rmtree(version(chain, 0))
+  (only,) = read_chain(chain, "run").versions
+  assert (only.parameters, only.multiply_adds) == (1478, 10880)
+
+
+def test_the_newest_evaluation_on_test_images_of_the_squeezed_network_counts(chain):
+  path = version(chain, 2) / "evaluations.jsonl"
+  record = json.loads(path.read_text())
+  append(path, {**record, "precision": 0.25})
+  append(path, {**record, "precision": 0.5, "eval_data": "train_eval"})
+  append(path, {**record, "precision": 0.75, "checkpoint_iter": 10})
+  assert read_chain(chain, "run").versions[2].evaluation["precision"] == 0.25
+
+
+def test_without_a_version_there_is_one_sentence_and_nothing_is_written(tmp_path, capsys):
+  (tmp_path / "run_1.txt").write_text("no directory")
+  assert command.main(["cifar10-report", f"--train_dir={tmp_path / 'run'}"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"cifar10-report: there is no directory {tmp_path / 'run'}_0 nor of another version; give a")
+  assert [path.name for path in tmp_path.iterdir()] == ["run_1.txt"]
+
+
+def test_an_output_dir_that_is_a_file_is_one_sentence(chain, tmp_path, capsys):
+  (tmp_path / "file").write_text("mine")
+  arguments = [f"--train_dir={chain}", f"--output_dir={tmp_path / 'file'}"]
+  assert command.main(["cifar10-report", *arguments]) == 1
+  assert f"--output_dir {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
+  assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_matplotlib_the_sentence_names_the_extra(chain, monkeypatch):
+  monkeypatch.delitem(sys.modules, "cifar10.reporting.pictures", raising=False)
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  with pytest.raises(UserError, match=r"pip install 'cifar10-channel-pruning\[report\]'"):
+    report(ReportConfig((str(chain),)))
+
+
+def test_the_chain_is_left_as_it_is(chain):
+  before = {path: path.read_bytes() for path in chain.parent.rglob("*") if path.is_file()}
+  written(chain, output_dir=chain.parent / "out" / "deep")
+  assert {path: path.read_bytes() for path in before} == before
