@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.histogram.summary import histogram_pb
 
 from cifar10.checkpoints import atomic_file
 from cifar10.errors import UserError
@@ -66,8 +67,9 @@ class Metrics:
         tf.summary.scalar(name, row[name])
       if row["step"] % self._gamma_interval == 0:
         self._gammas[row["step"]] = {path: keras.ops.convert_to_numpy(gamma) for path, gamma in gammas.items()}
-        for path, values in self._gammas[row["step"]].items():
-          tf.summary.histogram(path, values)
+        # By numpy, since tf.summary.histogram takes milliseconds for each; serialised messages join to one.
+        histograms = [histogram_pb(path, values) for path, values in self._gammas[row["step"]].items()]
+        tf.summary.experimental.write_raw_pb(b"".join(message.SerializeToString() for message in histograms))
 
   def add_images(self, step, images):
     """Shows some images of a batch, (batch, height, width, channels), in TensorBoard, each from black to white."""

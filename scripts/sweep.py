@@ -60,8 +60,10 @@ def parse():
   parser.add_argument("--fine_tune_learning_rate", type=number, default=0.01, help="of stage 3")
   parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "synthetic"])
   parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
-  parser.add_argument("flags", nargs="*", help="after --: further flags of cifar10-train, for every stage")
-  arguments = parser.parse_args()
+  parser.epilog = "What follows -- are further flags of cifar10-train, for every stage."
+  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+  arguments = parser.parse_args(sys.argv[1:end])
+  arguments.flags = sys.argv[end + 1 :]
   if len(arguments.steps) != 3:
     parser.error(f"--steps has {len(arguments.steps)} numbers; expected three, one a stage, like 30000,50000,50000")
   for model in arguments.models:

@@ -13,7 +13,8 @@ def record(directory, steps, start=0, max_steps=1000, log_frequency=10):
   metrics = Metrics(directory, start, max_steps, log_frequency)
   for step in steps:
     row = dict.fromkeys(COLUMNS, step / 7) | {"step": step}
-    metrics.add(row, {"conv_bn/gamma": np.array([step, 1.0], np.float32)})
+    gammas = np.array([step, 1.0], np.float32)
+    metrics.add(row, {"conv_bn/gamma": gammas, "other_bn/gamma": -gammas})
   metrics.save()
   return metrics
 
@@ -55,7 +56,7 @@ def test_tensorboard_shows_scalars_histograms_and_images(tmp_path):
   metrics.add_images(7, images)
   metrics.save()
   events = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload()
-  assert set(events.Tags()["tensors"]) == {*COLUMNS[2:], "conv_bn/gamma", "images"}
+  assert set(events.Tags()["tensors"]) == {*COLUMNS[2:], "conv_bn/gamma", "other_bn/gamma", "images"}
   assert [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors("loss")] == [
     (0, 0.0),
     (10, pytest.approx(10 / 7)),

@@ -1,11 +1,14 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 from xml.etree import ElementTree
 
 import pytest
+import sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -102,6 +105,153 @@ def test_the_picture_shows_what_each_layer_kept(tmp_path):
   subprocess.run([sys.executable, SCRIPTS / "plot_channels.py", tmp_path, picture], check=True)
   texts = [element.text for element in ElementTree.parse(picture).iter() if element.text and element.text.strip()]
   assert texts == ["channels kept: 1,000 parameters became 750 (25% fewer)", "a", "12 of 16"]
+
+
+# Stands for both commands: writes what the sweep reads, notes each call, and fails or waits where it is told to.
+COMMAND = """
+import json, os, pathlib, signal, sys, time
+module, flags = sys.argv[2], dict(flag.lstrip("-").split("=") for flag in sys.argv[3:])
+workplace = pathlib.Path(os.environ["WORKPLACE"])
+with open(workplace / "calls", "a") as file:
+  file.write(json.dumps([module, flags]) + chr(10))
+version = int(flags["checkpoint_version"])
+if module == "cifar10.cli.evaluate":
+  directory = pathlib.Path(f"{flags['checkpoint_dir']}_{version}")
+  record = {"eval_data": "test", "checkpoint_iter": 0, "precision": version / 10, "loss": 1.0}
+  record |= {"parameters": 1000 if version == 1 else 750, "multiply_adds": 12345}
+  (directory / "evaluations.jsonl").write_text(json.dumps(record) + chr(10))
+else:
+  if os.environ.get("WAIT"):
+    signal.signal(signal.SIGINT, lambda *_: (workplace / "saved").touch() or sys.exit(130))
+    (workplace / "waits").touch()
+    time.sleep(60)
+  if f"{version} {flags['seed']}" == os.environ.get("FAIL"):
+    sys.exit(1)
+  pathlib.Path(f"{flags['train_dir']}_{version + 1}").mkdir(exist_ok=True)
+"""
+
+
+@pytest.fixture
+def start_sweep(tmp_path):
+  """Starts a sweep over commands that take no time; returns its process."""
+  (tmp_path / "command.py").write_text(COMMAND)
+  (tmp_path / "command").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/command.py" "$@"\n')
+  (tmp_path / "command").chmod(0o755)
+  program = f"import sys, sweep; sys.executable = {str(tmp_path / 'command')!r}; sweep.main()"
+
+  def start(*arguments, **environment):
+    return subprocess.Popen(
+      [sys.executable, "-c", program, str(tmp_path / "run"), *arguments], text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env={**os.environ, "PYTHONPATH": str(SCRIPTS), "WORKPLACE": str(tmp_path), **environment},
+    )  # fmt: skip
+
+  return start
+
+
+def swept(process):
+  output, errors = process.communicate()
+  return process.returncode, output.splitlines(), errors
+
+
+def calls(tmp_path):
+  lines = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+  (tmp_path / "calls").unlink()
+  return lines
+
+
+GRID = ["--penalties=0.003,5e-3", "--seeds=1,2", "--steps=10,20,30", "--dataset=synthetic"]
+CHAINS = ["p0.003_s1", "p0.003_s2", "p0.005_s1", "p0.005_s2"]
+
+
+def test_a_sweep_runs_every_chain_and_its_table_shows_them(start_sweep, tmp_path):
+  code, output, _ = swept(start_sweep(*GRID, "--", "--batch_size=4"))
+  assert code == 0
+  assert output[-5:] == [
+    "| resnet20 | 0.003 | 1 | 750 | 25.0% | 12,345 | 0.1000 | 0.2000 | 0.3000 |",
+    "| resnet20 | 0.003 | 2 | 750 | 25.0% | 12,345 | 0.1000 | 0.2000 | 0.3000 |",
+    "| resnet20 | 0.005 | 1 | 750 | 25.0% | 12,345 | 0.1000 | 0.2000 | 0.3000 |",
+    "| resnet20 | 0.005 | 2 | 750 | 25.0% | 12,345 | 0.1000 | 0.2000 | 0.3000 |",
+    f"cifar10-report --train_dir {','.join(f'{tmp_path}/run_resnet20_{end}' for end in CHAINS)}",
+  ]
+  made = calls(tmp_path)
+  assert [module for module, _ in made] == ["cifar10.cli.train", "cifar10.cli.evaluate"] * 12
+  assert [flags for _, flags in made[:6:2]] == [
+    {
+      "dataset": "synthetic", "train_dir": f"{tmp_path}/run_resnet20_p0.003_s1", "checkpoint_version": str(version),
+      "seed": "1", "max_steps": steps, "batch_size": "4", **flags,
+    }
+    for version, (steps, flags) in enumerate([
+      ("10", {"model": "resnet20", "l1_penalty": "0.001"}), ("20", {"l1_penalty": "0.003"}),
+      ("30", {"l1_penalty": "0", "learning_rate": "0.01"}),
+    ])
+  ]  # fmt: skip
+
+
+def test_a_sweep_goes_on_after_a_failure_and_runs_again(start_sweep, tmp_path):
+  code, output, errors = swept(start_sweep(*GRID, FAIL="1 1"))
+  assert code == 1
+  assert errors.count("sweep.py: the command above ended with exit code 1; its chain ends here.") == 2
+  assert f"failed: {tmp_path}/run_resnet20_p0.003_s1, {tmp_path}/run_resnet20_p0.005_s1;" in errors
+  assert output[-5] == "| resnet20 | 0.003 | 1 | - | - | - | 0.1000 | - | - |"
+  assert output[-1].count("_s1") == 0
+  assert output[-1].count("_s2") == 2
+  assert len(calls(tmp_path)) == 2 * 3 + 2 * 6
+  code, output, errors = swept(start_sweep(*GRID))
+  assert (code, errors) == (0, "")
+  made = calls(tmp_path)
+  assert [module for module, _ in made].count("cifar10.cli.train") == 12
+  assert [module for module, _ in made].count("cifar10.cli.evaluate") == 4
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_sweep_once_its_stage_has_saved(start_sweep, tmp_path, signum):
+  process = start_sweep(*GRID, WAIT="1")
+  while not (tmp_path / "waits").exists():
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signum)
+  code, _, errors = swept(process)
+  assert (code, errors) == (130, "")
+  assert (tmp_path / "saved").exists()
+  assert len(calls(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+  ("arguments", "sentence"),
+  [
+    (["--penalties=0.1,nan"], "argument --penalties: nan is no finite number of 0 or more"),
+    (["--penalties=0.1,"], "argument --penalties: invalid list value: '0.1,'"),
+    (["--seeds=-1"], "argument --seeds: '-1' is no whole number of 0 or more"),
+    (["--steps=1,2"], "--steps has 2 numbers; expected three"),
+    (["--models=vgg"], "--models has 'vgg'; expected resnet20 or cnn4"),
+    (["--", "--max_steps=5"], "--max_steps=5 is the sweep's own to give; leave it out"),
+    (["--", "--nosqueeze_model"], "--nosqueeze_model is the sweep's own to give; leave it out"),
+  ],
+)
+def test_a_sweep_refuses_bad_arguments(monkeypatch, capsys, arguments, sentence):
+  monkeypatch.setattr(sys, "argv", ["sweep.py", "run", "--penalties=0.1", "--seeds=1", *arguments])
+  with pytest.raises(SystemExit) as end:
+    sweep.main()
+  assert end.value.code == 2
+  assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_chains_runs_and_changes_nothing_when_run_again(tmp_path):
+  program = [
+    sys.executable, SCRIPTS / "sweep.py", tmp_path / "run", "--penalties=4,6", "--seeds=1", "--models=cnn4",
+    "--steps=2,3,2", "--dataset=synthetic", "--", "--batch_size=2",
+  ]  # fmt: skip
+  tables = []
+  for again in (False, True):
+    result = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is finished") == 6 * again
+    assert result.stdout.count("precision @ 1") == 6 * (not again)
+    tables.append(result.stdout.splitlines()[-5:])
+  assert tables[0] == tables[1]
+  assert [line.split(" | ")[1] for line in tables[0][2:4]] == ["4", "6"]
 
 
 @pytest.mark.slow
