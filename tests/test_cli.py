@@ -6,13 +6,17 @@ import sys
 
 import pytest
 
-from cifar10.cli import command, evaluate, train
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10.cli import command, evaluate, report, train
+from cifar10.config import EvalConfig, ReportConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
 
-COMMANDS = [(train, "cifar10-train", TrainConfig), (evaluate, "cifar10-eval", EvalConfig)]
+COMMANDS = [
+  (train, "cifar10-train", TrainConfig),
+  (evaluate, "cifar10-eval", EvalConfig),
+  (report, "cifar10-report", ReportConfig),
+]
 
 
 def run(*arguments):
@@ -32,18 +36,19 @@ def test_help_lists_every_flag_with_its_default(module, name, config, help_flag,
     assert listed, field.name
     if field.default is not None:
       shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+      shown = ",".join(shown) if isinstance(shown, tuple) else shown
       number = f"'{float(shown)}'" if isinstance(shown, (int, float)) else None
       default = listed.partition(" (default: ")[2].partition(")")[0]
       assert default in (f"'{shown}'", number), field.name
 
 
-@pytest.mark.parametrize("module", ["cifar10.cli.train", "cifar10.cli.evaluate"])
+@pytest.mark.parametrize("module", ["cifar10.cli.train", "cifar10.cli.evaluate", "cifar10.cli.report"])
 def test_help_needs_no_tensorflow(module):
   check = (
     f"import sys, {module} as m\n"
     "try: m.main(['program', '--help'])\n"
     "except SystemExit as end: assert not end.code\n"
-    "sys.exit(any(name.startswith(('tensorflow', 'keras', 'numpy')) for name in sys.modules))"
+    "sys.exit(any(name.startswith(('tensorflow', 'keras', 'numpy', 'matplotlib')) for name in sys.modules))"
   )
   assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0
 
@@ -78,6 +83,7 @@ def test_choices_are_those_of_the_program(module):
     (train, "--model=vgg", "should be one of <resnet20|cnn4>"),
     (train, "--checkpoint_version=-1", "--checkpoint_version=-1: expected"),
     (evaluate, "stray", "stray argument 'stray'"),
+    (report, "--train_dir=a,,b", "--train_dir=a,,b: expected the path of a directory, in UTF-8"),
     (evaluate, "--eval_data=both", "should be one of <test|train_eval>"),
     (evaluate, "--checkpoint_iter=-2", "--checkpoint_iter=-2: expected a whole number from -1"),
     (evaluate, "--num_examples=0", "--num_examples=0: expected a whole number from 1"),
@@ -95,7 +101,12 @@ def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
 
 
 @pytest.mark.parametrize(
-  ("module", "name"), [(train, "train_dir"), (train, "data_dir"), (evaluate, "checkpoint_dir"), (evaluate, "eval_dir")]
+  ("module", "name"),
+  [
+    *((train, name) for name in ("train_dir", "data_dir")),
+    *((evaluate, name) for name in ("checkpoint_dir", "eval_dir")),
+    *((report, name) for name in ("train_dir", "output_dir")),
+  ],
 )
 def test_what_cannot_be_a_path_is_one_sentence(module, name, capsys):
   for value in ("", "a\0b", os.fsdecode(b"\xff")):
@@ -132,6 +143,14 @@ def test_flags_become_settings(monkeypatch):
   code = train.main(["cifar10-train", "--l1_penalty", "0.005", "--checkpoint_version=1", "--nosqueeze_model"])
   assert code == 0
   assert seen == [TrainConfig(l1_penalty=0.005, checkpoint_version=1, squeeze_model=False)]
+
+
+def test_directories_with_commas_between_them_become_several(monkeypatch):
+  seen = []
+  monkeypatch.setattr("cifar10.report.report", seen.append)
+  assert report.main(["cifar10-report", "--train_dir", "a,b c"]) == 0
+  assert report.main(["cifar10-report"]) == 0
+  assert seen == [ReportConfig(train_dir=("a", "b c")), ReportConfig()]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from cifar10.cli import evaluate, train
+from cifar10.cli import evaluate, report, train
 from cifar10.config import EvalConfig, TrainConfig
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -21,7 +21,7 @@ def test_the_commands_parse():
   assert len(lines) >= 6
   for line in lines:
     program, *arguments = shlex.split(line, comments=True)
-    module, _ = COMMANDS[program]
+    module = report if program == "cifar10-report" else COMMANDS[program][0]
     assert module.flag_values()([program, *arguments]) == [program]
 
 
