@@ -53,7 +53,9 @@ def read_image(path):
   """
   try:
     contents = pathlib.Path(path).read_bytes()
-    image = tf.io.decode_image(contents, expand_animations=False)
+    # On an animated WebP file TensorFlow 2.21 writes outside its memory with channels=0; with 3 it refuses the file.
+    channels = 3 if contents[8:12] == b"WEBP" else 0
+    image = tf.io.decode_image(contents, channels, expand_animations=False)
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror}); give the path of an image file.") from error
   except tf.errors.OpError as error:

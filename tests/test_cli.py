@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cifar10.cli import command, evaluate, export, predict, train
-from cifar10.config import EvalConfig, ExportConfig, PredictConfig, TrainConfig
+from cifar10.cli import command, evaluate, export, predict, report, train
+from cifar10.config import EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
@@ -17,6 +17,7 @@ COMMANDS = [
   (evaluate, "cifar10-eval", EvalConfig),
   (export, "cifar10-export", ExportConfig),
   (predict, "cifar10-predict", PredictConfig),
+  (report, "cifar10-report", ReportConfig),
 ]
 POSITIONAL = {predict: "images"}
 
@@ -55,7 +56,7 @@ def test_help_needs_no_tensorflow(module):
     f"import sys, {module} as m\n"
     "try: m.main(['program', '--help'])\n"
     "except SystemExit as end: assert not end.code\n"
-    "sys.exit(any(name.startswith(('tensorflow', 'keras', 'numpy')) for name in sys.modules))"
+    "sys.exit(any(name.startswith(('tensorflow', 'keras', 'numpy', 'matplotlib')) for name in sys.modules))"
   )
   assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0
 
@@ -102,6 +103,7 @@ def test_formats_are_those_of_the_program():
     (train, "--model=vgg", "should be one of <resnet20|cnn4>"),
     (train, "--checkpoint_version=-1", "--checkpoint_version=-1: expected"),
     (evaluate, "stray", "stray argument 'stray'"),
+    (report, "--train_dir=a,,b", "--train_dir=a,,b: expected the path of a directory, in UTF-8"),
     (evaluate, "--eval_data=both", "should be one of <test|train_eval>"),
     (evaluate, "--checkpoint_iter=-2", "--checkpoint_iter=-2: expected a whole number from -1"),
     (evaluate, "--num_examples=0", "--num_examples=0: expected a whole number from 1"),
@@ -135,6 +137,8 @@ def test_bad_flags_are_one_sentence(module, argument, sentence, capsys):
     (export, "output_dir"),
     (export, "checkpoint_dir"),
     (predict, "checkpoint_dir"),
+    (report, "train_dir"),
+    (report, "output_dir"),
   ],
 )
 def test_what_cannot_be_a_path_is_one_sentence(module, name, capsys):
@@ -195,6 +199,14 @@ def test_formats_are_a_list(monkeypatch):
   monkeypatch.setattr("cifar10.export.export", seen.append)
   assert export.main(["cifar10-export", "--formats", "onnx,litert,onnx", "--softmax"]) == 0
   assert seen == [ExportConfig(formats=("onnx", "litert"), softmax=True)]
+
+
+def test_directories_with_commas_between_them_become_several(monkeypatch):
+  seen = []
+  monkeypatch.setattr("cifar10.report.report", seen.append)
+  assert report.main(["cifar10-report", "--train_dir", "a,b c"]) == 0
+  assert report.main(["cifar10-report"]) == 0
+  assert seen == [ReportConfig(train_dir=("a", "b c")), ReportConfig()]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import dataclasses
 import struct
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -151,3 +152,12 @@ def test_other_images_are_not_lost(config, write, tmp_path, capsys):
 def test_a_missing_version_is_one_sentence(config):
   with pytest.raises(UserError, match="there is no directory .*run_5: train --checkpoint_version 4 first"):
     predict(dataclasses.replace(config, checkpoint_version=5, images=("a.png",)))
+
+
+def test_webp_files_are_read_but_not_animated_ones(tmp_path):
+  frames = [PIL.Image.fromarray(np.full((32, 32, 3), value, np.uint8)) for value in (90, 30)]
+  frames[0].save(tmp_path / "still.webp", lossless=True)
+  frames[0].save(tmp_path / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
+  np.testing.assert_array_equal(read_image(tmp_path / "still.webp"), np.full((32, 32, 3), 90))
+  with pytest.raises(UserError, match="animated.webp is no image"):
+    read_image(tmp_path / "animated.webp")

@@ -5,12 +5,15 @@ import shlex
 
 import pytest
 
-from cifar10.cli import evaluate, export, predict, train
+from cifar10.cli import evaluate, export, predict, report, train
 from cifar10.config import EvalConfig, TrainConfig
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 IN_FLAG_TABLE = {"cifar10-train": (train, TrainConfig), "cifar10-eval": (evaluate, EvalConfig)}
-MODULES = {"cifar10-train": train, "cifar10-eval": evaluate, "cifar10-export": export, "cifar10-predict": predict}
+MODULES = {
+  "cifar10-train": train, "cifar10-eval": evaluate, "cifar10-export": export, "cifar10-predict": predict,
+  "cifar10-report": report,
+}  # fmt: skip
 
 
 def blocks(language):

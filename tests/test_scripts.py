@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from xml.etree import ElementTree
 
 import pytest
 import sweep
@@ -95,16 +94,6 @@ def test_reproduce_stops_at_the_first_failure(tmp_path):
   assert "written by something else" in result.stderr
   assert "cifar10-eval" not in result.stderr
   assert list(tmp_path.iterdir()) == [foreign]
-
-
-def test_the_picture_shows_what_each_layer_kept(tmp_path):
-  layers = {"a": {"channels": 16, "removed": 4}, "b": {"channels": 16, "removed": 0}}
-  report = {"parameters_before": 1000, "parameters_after": 750, "layers": layers}
-  (tmp_path / "stage.json").write_text(json.dumps({"finished": {"report": report}}))
-  picture = tmp_path / "channels.svg"
-  subprocess.run([sys.executable, SCRIPTS / "plot_channels.py", tmp_path, picture], check=True)
-  texts = [element.text for element in ElementTree.parse(picture).iter() if element.text and element.text.strip()]
-  assert texts == ["channels kept: 1,000 parameters became 750 (25% fewer)", "a", "12 of 16"]
 
 
 # Stands for both commands: writes what the sweep reads, notes each call, and fails or waits where it is told to.
