@@ -72,8 +72,8 @@ def test_models_are_those_of_the_program(module):
   assert module.flag_values()["model"].parser.enum_values == list(MODELS)
 
 
-@pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
-def test_data_sets_are_those_of_the_program(module, name, config):
+@pytest.mark.parametrize("module", [train, evaluate, export, predict])
+def test_data_sets_are_those_of_the_program(module):
   assert module.flag_values()["dataset"].parser.enum_values == list(DATASETS)
 
 

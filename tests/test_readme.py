@@ -33,7 +33,8 @@ def test_the_commands_parse():
 def test_the_flag_table_lists_every_flag_with_its_default(program):
   _, config = IN_FLAG_TABLE[program]
   column = list(IN_FLAG_TABLE).index(program)
-  rows = [row.strip("| ").split(" | ") for row in README.splitlines() if row.startswith("| `--")]
+  section = README.partition("## Flags\n")[2].partition("\n## ")[0]
+  rows = [row.strip("| ").split(" | ") for row in section.splitlines() if row.startswith("| `--")]
   listed = {re.match(r"`--(\w+)`", row[0])[1]: row[1 + column].strip() for row in rows}
   listed = {name: default for name, default in listed.items() if default != "-"}
   assert listed.keys() == {field.name for field in dataclasses.fields(config)}
