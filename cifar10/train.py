@@ -238,7 +238,7 @@ class _Run:
   def _log_or_save(self, *figures):
     try:
       self._log(*figures)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
       self._save()
       raise UserError(
         f"the console or the records in {self.directory} cannot be written ({first_line(error)}); "

@@ -16,6 +16,12 @@ def build_tiny_network(name="cnn4"):
   return keras.Model(images, layers.Flatten(name="logits")(x), name=name)
 
 
+@pytest.fixture(scope="session")
+def build_network():
+  """The function that builds `tiny_network`."""
+  return build_tiny_network
+
+
 @pytest.fixture
 def tiny_network():
   """A network that trains in no time; it has one gated gamma of 4 channels, conv1_bn's."""

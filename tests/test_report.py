@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import build_tiny_network
 from matplotlib import image
 
 from cifar10 import checkpoints, input_pipeline
@@ -54,11 +53,11 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, synthetic):
+def trained(tmp_path_factory, synthetic, build_network):
   """A chain of three versions; two of the four gammas of version 1 are 0, so that version 2 is smaller."""
   directory = tmp_path_factory.mktemp("chain")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(MODELS, "cnn4", build_tiny_network)
+    patch.setitem(MODELS, "cnn4", build_network)
     patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
     config = TrainConfig(
       train_dir=str(directory / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
