@@ -15,10 +15,9 @@ import numpy as np
 from cifar10 import checkpoints
 from cifar10.errors import UserError, first_line
 from cifar10.evaluate import EVALUATIONS_FILE
+from cifar10.export import EXPORT_FILE
 from cifar10.metrics import read_gammas, read_metrics
 from cifar10.pruning import multiply_adds
-
-EXPORT_FILE = "export.json"
 
 
 @dataclasses.dataclass
