@@ -2,7 +2,7 @@
 
 Keras 3 computes batch norm on TensorFlow from single operations. `FusedBatchNormV3` is faster, and, like the
 reference, puts the unbiased variance of the batch (N/(N-1) times the biased one) into the moving variance.
-Networks train with it; what is saved holds Keras' own layer (`unfused`).
+Networks train with it; what is saved holds Keras' own layer, in float32 (`unfused`).
 """
 
 import keras
@@ -16,12 +16,25 @@ CHANNEL_BLOCK = 16
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-  """Keras' BatchNormalization for (batch, height, width, channels), channels last; a mask is ignored."""
+  """Keras' BatchNormalization for (batch, height, width, channels), channels last; a mask is ignored.
+
+  With `synchronized` it takes the statistics of a batch over all replicas, by single operations.
+  """
 
   def call(self, inputs, training=None, mask=None):
+    training = bool(training and self.trainable)
+    if training and self.synchronized:
+      outputs, mean, variance = self._normalized_over_replicas(inputs)
+    else:
+      outputs, mean, variance = self._normalized(inputs, training)
+    if training:
+      self.moving_mean.value.assign_sub((1 - self.momentum) * (self.moving_mean.value - mean))
+      self.moving_variance.value.assign_sub((1 - self.momentum) * (self.moving_variance.value - variance))
+    return outputs
+
+  def _normalized(self, inputs, training):
     channels = inputs.shape[-1]
     padding = -channels % CHANNEL_BLOCK
-    training = bool(training and self.trainable)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
       x=_padded(inputs, padding),
       scale=_padded(self.gamma.value if self.scale else tf.ones(channels), padding),
@@ -33,10 +46,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     )
     if padding:
       outputs, mean, variance = (values[..., :channels] for values in (outputs, mean, variance))
-    if training:
-      self.moving_mean.value.assign_sub((1 - self.momentum) * (self.moving_mean.value - mean))
-      self.moving_variance.value.assign_sub((1 - self.momentum) * (self.moving_variance.value - variance))
-    return outputs
+    return outputs, mean, variance
+
+  def _normalized_over_replicas(self, inputs):
+    context, axes = tf.distribute.get_replica_context(), [0, 1, 2]
+    x = tf.cast(inputs, tf.float32)
+    moments = [tf.reduce_mean(x, axes), tf.reduce_mean(tf.square(x), axes)]
+    mean, mean_of_squares = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    variance = mean_of_squares - tf.square(mean)
+    gamma, beta = self.gamma.value if self.scale else None, self.beta.value if self.center else None
+    outputs = tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
+    count = tf.cast(tf.size(x) / x.shape[-1] * context.num_replicas_in_sync, tf.float32)
+    return tf.cast(outputs, inputs.dtype), mean, variance * count / tf.maximum(count - 1, 1)
 
 
 register(FusedBatchNormalization, rules.BatchNorm())
@@ -46,20 +67,30 @@ def _padded(values, padding):
   return tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, padding]]) if padding else values
 
 
-def fused(model):
-  """Returns a copy of `model`, weights included, whose batch norms are fused."""
-  return _with_batch_norm(model, FusedBatchNormalization)
+def fused(model, precision="float32", synchronized=False):
+  """Returns a copy of `model`, weights included, to train: its batch norms are fused.
+
+  Args:
+    model: a functional Keras model in float32.
+    precision: name of a `keras.dtype_policies.DTypePolicy` for its layers; variables stay float32.
+    synchronized: whether batch norms take the statistics of a batch over all replicas.
+  """
+  return _with_batch_norm(model, FusedBatchNormalization, precision, synchronized)
 
 
 def unfused(model):
-  """Returns a copy of `model`, weights included, that holds standard Keras layers alone."""
-  return _with_batch_norm(model, keras.layers.BatchNormalization)
+  """Returns a copy of `model`, weights included, that holds standard Keras layers alone, in float32."""
+  return _with_batch_norm(model, keras.layers.BatchNormalization, "float32", synchronized=False)
 
 
-def _with_batch_norm(model, batch_norm):
+def _with_batch_norm(model, batch_norm, precision, synchronized):
   def clone(layer):
-    is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-    return (batch_norm if is_batch_norm else type(layer)).from_config(layer.get_config())
+    config = layer.get_config()
+    if not isinstance(layer, keras.layers.InputLayer):
+      config["dtype"] = precision
+    if not isinstance(layer, keras.layers.BatchNormalization):
+      return type(layer).from_config(config)
+    return batch_norm.from_config({**config, "synchronized": synchronized})
 
   copy = keras.models.clone_model(model, clone_function=clone)
   copy.set_weights(model.get_weights())

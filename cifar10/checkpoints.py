@@ -94,6 +94,7 @@ class TrainingState:
 
   Args:
     model: the network to train, a functional Keras model; it is copied.
+    **how_to_train: precision and synchronisation of batch norms, as for `fused`.
 
   Attributes:
     model: the copy that is trained, its batch norms fused.
@@ -101,9 +102,9 @@ class TrainingState:
     step: how many steps are done, int64.
   """
 
-  def __init__(self, model):
-    self.model = fused(model)
-    self.averages = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
+  def __init__(self, model, **how_to_train):
+    self.model = fused(model, **how_to_train)
+    self.averages = [tf.Variable(v.numpy(), trainable=False) for v in self.model.trainable_variables]
     self.step = tf.Variable(0, dtype=tf.int64)
 
   def trackables(self):

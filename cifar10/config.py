@@ -18,6 +18,12 @@ class TrainConfig:
   batch_size: int = 125
   weight_decay: float | None = None
   seed: int | None = None
+  precision: str | None = None
+  use_fp16: bool = False
+  distribution_strategy: str = "one_device"
+  num_replicas: int | None = None
+  sync_batch_norm: bool = False
+  jit_compile: bool | None = None
   log_frequency: int = 100
   save_interval_secs: float = 600
   stop_at_plateau: bool = False
@@ -25,6 +31,7 @@ class TrainConfig:
   penalty_doubling_steps: int = 5000
   squeeze_model: bool = True
   exact_squeeze: bool = True
+  round_channels_to: int = 1
   recalibration_batches: int = 0
   overwrite: bool = False
   deterministic_ops: bool = False

@@ -319,32 +319,35 @@ def _derived_seed(seed, use, number):
   return tf.random.experimental.stateless_fold_in(stream, number, alg="philox")
 
 
-def distort(images, seed, step):
-  """Distorts and standardises a training batch, with draws of its own for each image.
+def distort(images, seed, step, first=0, batch_size=None):
+  """Distorts and standardises a training batch, or a part of it, with draws of its own for each image.
 
   As the reference: `crop`, `flip`, `adjust_brightness`, `adjust_contrast`, `standardize`. The draws
-  are a pure function of (seed, step) and the place in the batch, so draw for a whole batch before
-  you split it. Standardisation takes the brightness out again, but for rounding.
+  are a pure function of (seed, step), the size of the batch and the place in it. Standardisation
+  takes the brightness out again, but for rounding.
 
   Args:
-    images: uint8 (batch, 32, 32, 3).
+    images: uint8 (n, 32, 32, 3).
     seed: int in [0, 2**63) or int64 scalar tensor.
     step: number of the batch, int or int64 scalar tensor.
+    first: place in the batch of the first of `images`, int or int32 scalar tensor.
+    batch_size: size of the whole batch; by default n.
 
   Returns:
-    float32 (batch, 32, 32, 3).
+    float32 (n, 32, 32, 3).
   """
-  batch_size = tf.shape(images)[0]
+  count = tf.shape(images)[0]
 
   def uniform(use, shape, low, high, dtype=tf.float32):
     stream = _derived_seed(seed, use, step)
-    return tf.random.stateless_uniform(shape, stream, low, high, dtype, alg="philox")
+    shape = [count if batch_size is None else batch_size, *shape]
+    return tf.random.stateless_uniform(shape, stream, low, high, dtype, alg="philox")[first : first + count]
 
-  images = crop(images, uniform(_OFFSETS, [batch_size, 2], 0, 2 * _PADDING + 1, tf.int32))
-  images = flip(images, uniform(_FLIPS, [batch_size], 0, 1) < 0.5)
+  images = crop(images, uniform(_OFFSETS, [2], 0, 2 * _PADDING + 1, tf.int32))
+  images = flip(images, uniform(_FLIPS, [], 0, 1) < 0.5)
   images = tf.cast(images, tf.float32)
-  images = adjust_brightness(images, uniform(_BRIGHTNESS, [batch_size], *_BRIGHTNESS_RANGE))
-  images = adjust_contrast(images, uniform(_CONTRAST, [batch_size], *_CONTRAST_RANGE))
+  images = adjust_brightness(images, uniform(_BRIGHTNESS, [], *_BRIGHTNESS_RANGE))
+  images = adjust_contrast(images, uniform(_CONTRAST, [], *_CONTRAST_RANGE))
   return standardize(images)
 
 
@@ -389,19 +392,24 @@ def adjust_contrast(images, factors):
   return (images - means) * factors[:, None, None, None] + means
 
 
-def batch(examples, seed, step, batch_size):
-  """Makes batch number `step` of training: picks the examples and distorts the images.
+def batch(examples, seed, step, batch_size, part=0, parts=1):
+  """Makes batch number `step` of training, or a part of it: picks the examples and distorts the images.
 
   Args:
     examples: `Examples`; of tensors where this runs in a `tf.function`, as that would copy arrays
       into its graph.
     seed: int in [0, 2**63) or int64 scalar tensor.
     step: number of the batch, int or int64 scalar tensor.
-    batch_size: int, at least 1.
+    batch_size: int, at least 1; of the whole batch.
+    part: which part of it, int or int32 scalar tensor from 0.
+    parts: how many equal parts it has; divides `batch_size`.
 
   Returns:
-    images float32 (batch_size, 32, 32, 3), labels int32 (batch_size,).
+    images float32 (batch_size / parts, 32, 32, 3), labels int32 (batch_size / parts,).
   """
+  share = batch_size // parts
+  first = part * share
   indices = example_indices(seed, step, batch_size, examples.labels.shape[0])
+  indices = tf.slice(indices, [first], [share])
   images = tf.gather(examples.images, indices)
-  return distort(images, seed, step), tf.gather(examples.labels, indices)
+  return distort(images, seed, step, first, batch_size), tf.gather(examples.labels, indices)

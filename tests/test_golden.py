@@ -13,6 +13,7 @@ import tensorflow as tf
 from cifar10.batch_norm import unfused
 from cifar10.checkpoints import TrainingState
 from cifar10.config import TrainConfig
+from cifar10.devices import open_strategy
 from cifar10.input_pipeline import Examples
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
@@ -60,12 +61,12 @@ def train(state, expected):
   optimizer.build(state.model.trainable_variables)
   images, labels = draw_batches(expected["seed"], expected["steps"], expected["batch"])
 
-  def batch(examples, seed, step, batch_size):
+  def batch(examples, seed, step, batch_size, part, parts):
     return tf.gather(images, step), tf.gather(labels, step)
 
   before = {"group_lasso": group_lasso(state.model, by_path), "fake_sparsity": fake_sparsity(state.model, by_path)}
   with mock.patch("cifar10.input_pipeline.batch", batch):
-    train_steps = _train_steps(config, state, optimizer, Examples(images, labels), by_path)
+    train_steps = _train_steps(config, open_strategy("one_device"), state, optimizer, Examples(images, labels), by_path)
     figures = [train_steps(1) for _ in range(expected["steps"])]
   losses = np.array([figure["loss"] for figure in figures])
   return losses, *(np.array([figure[name] for figure in (before, *figures)]) for name in before)

@@ -93,7 +93,7 @@ def test_the_rate_is_that_since_the_last_line(config, monkeypatch):
   monkeypatch.setattr(train_module.time, "monotonic", lambda: next(clock))
   monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 0)
   train(change(config, max_steps=12))
-  readings_per_step = 3
+  readings_per_step = 2
   rates = [row["examples_per_second"] for row in read_metrics(version(config, 0))]
   assert rates == pytest.approx([8 / readings_per_step] * 3, rel=0.1)
 
@@ -170,13 +170,14 @@ def test_an_early_end_comes_at_the_same_step_after_interruptions(early, tmp_path
   train(whole)
   end = checkpoints.read_stage(version(whole, 0))["progress"]["step"]
 
-  class Signalled(train_module._Run):
-    def _train_some(self, count):
+  class Halting(train_module._Trainer):
+    def train_some(self, count):
       if moment == "between rows" and self.step in (end // 2 - end // 2 % 2, end - 2):
         os.kill(os.getpid(), signal.SIGINT)
-        return super()._train_some(1)
-      return super()._train_some(count)
+        return super().train_some(1)
+      return super().train_some(count)
 
+  class Signalled(train_module._Run):
     def _log(self, *args):
       super()._log(*args)
       if moment == "at the last row" and self.step == end:
@@ -184,13 +185,16 @@ def test_an_early_end_comes_at_the_same_step_after_interruptions(early, tmp_path
 
   interruptions = 0
   monkeypatch.setattr(train_module, "_Run", Signalled)
+  monkeypatch.setattr(train_module, "_Trainer", Halting)
   monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 0)
   while not version(early, 1).exists():
     try:
       train(early)
     except Interrupted:
       interruptions += 1
-      monkeypatch.setattr(train_module, "_Run", Signalled if interruptions < 2 else Signalled.__base__)
+      if interruptions == 2:
+        monkeypatch.setattr(train_module, "_Run", Signalled.__base__)
+        monkeypatch.setattr(train_module, "_Trainer", Halting.__base__)
   assert interruptions >= 1
   assert_same_weights(saved_weights(early, 1), saved_weights(whole, 1))
   ours, theirs = (deterministic(read_metrics(version(c, 0))) for c in (early, whole))
@@ -405,11 +409,13 @@ def test_another_model_than_the_version_s_is_refused(config):
   train(change(config, checkpoint_version=1, model=None))
 
 
-@pytest.mark.parametrize("flag", [{"seed": 4}, {"batch_size": 9}, {"weight_decay": 0.5}, {"dataset": "cifar10"}])
+@pytest.mark.parametrize(
+  "flag", [{"seed": 4}, {"batch_size": 9}, {"weight_decay": 0.5}, {"dataset": "cifar10"}, {"use_fp16": True}]
+)
 def test_what_cannot_change_within_a_stage_is_refused(config, flag):
   train(config)
   for steps in (20, 30):
-    with pytest.raises(UserError, match=f"--{next(iter(flag))} is"):
+    with pytest.raises(UserError, match=f"--{'precision' if 'use_fp16' in flag else next(iter(flag))} is"):
       train(change(config, max_steps=steps, **flag))
 
 
@@ -421,6 +427,7 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
     *train_module.CHANGING_FLAGS,
     *places,
     "overwrite",
+    "use_fp16",
     "log_device_placement",
   } == flags
 
@@ -431,6 +438,7 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
     {"l1_penalty": 0.5}, {"learning_rate": 0.02}, {"max_steps": 25}, {"data_dir": "elsewhere"}, {"log_frequency": 7},
     {"save_interval_secs": 5.0}, {"squeeze_model": True}, {"exact_squeeze": False}, {"recalibration_batches": 2},
     {"stop_at_plateau": True}, {"target_sparsity": 0.5}, {"penalty_doubling_steps": 50},
+    {"round_channels_to": 4}, {"sync_batch_norm": True}, {"jit_compile": True},
   ],
 )  # fmt: skip
 def test_what_changes_within_a_stage_is_said(config, capsys, flag):
@@ -476,7 +484,7 @@ def test_deterministic_ops_are_asked_for_on_demand(config, monkeypatch, wanted):
 def test_the_stage_records_its_flags_and_the_self_check(config, capsys):
   train(config)
   stage = checkpoints.read_stage(version(config, 0))
-  assert stage["flags"] == {**dataclasses.asdict(config), "weight_decay": 0.0}
+  assert stage["flags"] == {**dataclasses.asdict(config), "weight_decay": 0.0, "precision": "float32"}
   assert stage["progress"]["step"] == 20
   assert stage["finished"]["self_check"] == {"images": 1000, "largest_difference": 0.0, "agreeing": 1000}
   assert "logits differ by 0 at most and 1000 predictions agree" in capsys.readouterr().out

@@ -26,22 +26,15 @@ def flag_values():
   def switch(name, text):
     flags.DEFINE_bool(name, getattr(defaults, name), text, flag_values=values)
 
+  def choice(name, choices, text):
+    flags.DEFINE_enum(name, getattr(defaults, name), choices, text, flag_values=values)
+
   number("checkpoint_version", "Version to train; it stands in <train_dir>_<version>.", integer=True, high=10**6)
   path("train_dir", "Directory of a version, without _<version>.")
-  flags.DEFINE_enum(
-    "model",
-    defaults.model,
-    ["resnet20", "cnn4"],
-    "Network to start version 0 with: resnet20 by default. Later versions know theirs.",
-    flag_values=values,
+  choice(
+    "model", ["resnet20", "cnn4"], "Network to start version 0 with: resnet20 by default. Later versions know theirs."
   )
-  flags.DEFINE_enum(
-    "dataset",
-    defaults.dataset,
-    ["cifar10", "synthetic"],
-    "Data set; synthetic is built in and needs no files.",
-    flag_values=values,
-  )
+  choice("dataset", ["cifar10", "synthetic"], "Data set; synthetic is built in and needs no files.")
   path(
     "data_dir",
     "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
@@ -57,6 +50,33 @@ def flag_values():
     "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
     integer=True,
     high=2**31 - 1,
+  )
+  choice(
+    "precision",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
+  )
+  switch("use_fp16", "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs.")
+  choice(
+    "distribution_strategy",
+    ["one_device", "mirrored", "multi_worker"],
+    "one_device: the first GPU, else the CPU; mirrored: all GPUs of this host; multi_worker: the workers that "
+    "TF_CONFIG names. Replicas share a batch evenly.",
+  )
+  number(
+    "num_replicas",
+    "For mirrored: how many GPUs, or, on a host without one, parts of its CPU. By default all GPUs.",
+    integer=True,
+    low=1,
+    high=1024,
+  )
+  switch(
+    "sync_batch_norm",
+    "Normalise with the statistics of the whole batch, not with those of each replica's part of it.",
+  )
+  switch(
+    "jit_compile",
+    "Have XLA compile the gradients. By default on a GPU; never with --sync_batch_norm on several replicas.",
   )
   number("log_frequency", "Steps between console lines.", integer=True, low=1, high=2**31 - 1)
   number("save_interval_secs", "Seconds between checkpoints.", above=True, high=10**9)
@@ -81,6 +101,13 @@ def flag_values():
     "a channel more in most layers.",
   )
   number(
+    "round_channels_to",
+    "Squeeze to widths that are multiples of this, where a layer had so many channels: dead ones fill up.",
+    integer=True,
+    low=1,
+    high=1024,
+  )
+  number(
     "recalibration_batches",
     "After squeezing, recompute the moving statistics of batch norms on so many batches of distorted training "
     "images; 0 leaves them as training made them, as the paper's own program does.",
@@ -98,6 +125,18 @@ def flag_values():
     ["target_sparsity", "stop_at_plateau", "l1_penalty"],
     lambda given: given["target_sparsity"] is None or (given["l1_penalty"] > 0 and not given["stop_at_plateau"]),
     "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau",
+    flag_values=values,
+  )
+  flags.register_multi_flags_validator(
+    ["use_fp16", "precision"],
+    lambda given: not given["use_fp16"] or given["precision"] is None,
+    "--use_fp16 chooses a --precision; pass one of the two",
+    flag_values=values,
+  )
+  flags.register_multi_flags_validator(
+    ["num_replicas", "distribution_strategy"],
+    lambda given: given["num_replicas"] is None or given["distribution_strategy"] == "mirrored",
+    "--num_replicas is for --distribution_strategy mirrored",
     flag_values=values,
   )
   return values
