@@ -135,8 +135,8 @@ def lost_workers_are_said(strategy):
     if len(strategy.extended.worker_devices) == strategy.num_replicas_in_sync:
       raise
     raise UserError(
-      f"another worker has gone ({first_line(error)[:200]}); what is saved stays: see what that one said, and start "
-      "all workers again to go on."
+      f"another worker has gone ({type(error).__name__}); what is saved stays: see what that one said, and start all "
+      "workers again to go on."
     ) from error
 
 
