@@ -7,11 +7,10 @@ import time
 import tensorflow as tf
 
 from cifar10 import checkpoints, input_pipeline
-from cifar10.batch_norm import fused
 from cifar10.config import EvalConfig
 from cifar10.errors import UserError, first_line
 from cifar10.metrics import timestamp
-from cifar10.pruning import multiply_adds
+from cifar10.pruning import fold_batch_norms, multiply_adds
 
 SPLITS = {"test": "test", "train_eval": "train"}
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -47,7 +46,7 @@ def precision_and_loss(model, examples, batch_size):
   Returns:
     The share of images whose largest logit is the label's, and the mean cross entropy, floats.
   """
-  model = fused(model)
+  model = fold_batch_norms(model)  # In inference the same, and faster.
 
   @tf.function(reduce_retracing=True)
   def sums(images, labels):

@@ -114,7 +114,9 @@ def write(model, name, path, calibration_images):
     if name == "saved_model":
       model.export(path, format="tf_saved_model", verbose=False)
     elif name == "onnx":
-      model.export(path, format="onnx", verbose=False)
+      # Without a signature Keras 3.15 refuses a model that was never called.
+      signature = [keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
+      model.export(path, format="onnx", verbose=False, input_signature=signature)
     elif name == "litert":
       model.export(path, format="litert", verbose=False, target_spec=_operations(tf.lite.OpsSet.TFLITE_BUILTINS))
     else:

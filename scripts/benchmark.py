@@ -1,63 +1,277 @@
-"""Times the bare training step, without input, of the networks in version directories, by kind of batch norm.
+"""Measures in one run how fast this machine trains, evaluates and predicts, full networks and squeezed ones.
 
-python scripts/benchmark.py checkpoints/cifar10_train_1 checkpoints/cifar10_train_2
+python scripts/benchmark.py [--parts steps,loop,evaluation,inference] [--steps 300] [--json FILE]
+
+Times are medians, with the fastest and the slowest, after a warm-up; what is to be compared takes turns, so that a busy
+machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-adds of the full one. Needs the extra
+`export` for LiteRT and ONNX.
 """
 
 import argparse
+import csv
+import json
+import os
 import pathlib
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
-from cifar10 import batch_norm, checkpoints
+from cifar10.batch_norm import fused
+from cifar10.evaluate import precision_and_loss
+from cifar10.export import FILES, load, served_model, write
+from cifar10.input_pipeline import load as load_data
+from cifar10.models import resnet20
+from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
 
-STEPS = 15
+BATCH_SIZE = 125
+MATRIX_SIZE = 4096
+SQUEEZED_WIDTHS = {
+  "g0b0c0": 13,
+  "g0b1c0": 9,
+  "g0b2c0": 6,
+  "g1b0c0": 29,
+  "g1b1c0": 23,
+  "g1b2c0": 21,
+  "g2b0c0": 45,
+  "g2b1c0": 35,
+  "g2b2c0": 26,
+}
+ROUNDINGS = (1, 8, 16)
+RUNTIMES = {"TensorFlow": "saved_model", "LiteRT": "litert", "ONNX Runtime": "onnx"}
 
 
 def main():
-  """Prints a table: medians of milliseconds for a step of 125 images, and their ratio to Keras' own layer."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("version_dirs", nargs="+", type=pathlib.Path, help="directories that hold a model.keras")
+  """Prints a table for each part."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--parts", default=",".join(PARTS), help="some of them, separated by commas")
+  parser.add_argument("--steps", type=int, default=300, help="steps of the training loop")
+  parser.add_argument("--rounds", type=int, default=15, help="how often everything else is timed")
+  parser.add_argument("--json", type=pathlib.Path, help="file for all rows, in seconds")
   arguments = parser.parse_args()
-  block = batch_norm.CHANNEL_BLOCK
-  print("| network | batch norm | ms a step | of Keras' own |")
-  print("|---|---|---|---|")
-  for directory in arguments.version_dirs:
-    network = checkpoints.load_network(directory)
-    own = median_milliseconds(network)
-    batch_norm.CHANNEL_BLOCK = 1
-    unpadded = median_milliseconds(batch_norm.fused(network))
-    batch_norm.CHANNEL_BLOCK = block
-    padded = median_milliseconds(batch_norm.fused(network))
-    for kind, milliseconds in (("Keras' own", own), ("fused", unpadded), (f"fused, blocks of {block}", padded)):
-      print(f"| {directory.name} | {kind} | {milliseconds:.0f} | {milliseconds / own:.2f} |", flush=True)
+  parts = arguments.parts.split(",")
+  unknown = set(parts) - set(PARTS)
+  if unknown:
+    parser.error(f"--parts has {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}")
+  if arguments.steps < 20 or arguments.rounds < 1:
+    parser.error("--steps is a whole number from 20, --rounds one from 1")
+  print(f"{os.cpu_count()} cores, batches of {BATCH_SIZE}, TensorFlow {tf.__version__}\n", flush=True)
+  rows = [row for part in parts for row in PARTS[part](arguments)]
+  if arguments.json:
+    arguments.json.write_text(json.dumps(rows, indent=1))
 
 
-def median_milliseconds(model):
-  """The median time of a gradient step on one random batch of 125, after a warm-up."""
-  generator = tf.random.Generator.from_seed(0)
-  images = generator.normal((125, *model.input_shape[1:]))
-  labels = generator.uniform((125,), 0, 10, tf.int32)
-  variables = [variable.value for variable in model.trainable_variables]
+def steps(arguments):
+  """Gradient steps without input, beside matrix products, the limit of what the machine can do."""
+  networks = {}
+  for name, network in plain_networks().items():
+    networks[f"{name}, Keras' own batch norm"] = network
+    networks[name] = fused(network)
+    networks[f"{name}, bfloat16"] = fused(network, "mixed_bfloat16")
+  work = {name: training_operations(network) for name, network in networks.items()}
+  functions = {name: gradient_step(network) for name, network in networks.items()}
+  for dtype in ("float32", "bfloat16"):
+    functions[f"matrix product, {dtype}"] = matrix_product(dtype)
+    work[f"matrix product, {dtype}"] = 2 * MATRIX_SIZE**3
+  rows = timed(functions, arguments.rounds)
+  print_table("training step, no input", rows, work, limit(rows))
+  return rows
+
+
+def loop(arguments):
+  """`cifar10-train` as users run it: input, logging, averages and penalty included."""
+  rows, work = timed({"matrix product, float32": matrix_product("float32")}, arguments.rounds), {}
+  rows[0]["operations"] = work[rows[0]["name"]] = 2 * MATRIX_SIZE**3
+  step = training_operations(resnet20())
+  for precision in ("float32", "mixed_bfloat16"):
+    seconds, to_first_step, peak = train(precision, arguments.steps)
+    name = f"a step of cifar10-train, {precision}"
+    rows.append(row(name, seconds) | {"to_first_step": to_first_step, "peak_bytes": peak})
+    work[name] = step
+  print_table("training loop", rows, work, limit(rows))
+  for each in rows[1:]:
+    print(f"{each['name']}: {each['to_first_step']:.1f} s from start to the first console line, ", end="")
+    print(f"{each['peak_bytes'] / 2**30:.2f} GiB at most")
+  print(flush=True)
+  return rows
+
+
+def evaluation(arguments):
+  """10,000 images through the network, each once, as cifar10-eval does it."""
+  examples = load_data("synthetic", "test")
+  networks = plain_networks()
+  functions = {
+    f"{name}, 10,000 images": lambda network=network: precision_and_loss(network, examples, BATCH_SIZE)
+    for name, network in networks.items()
+  }
+  work = {
+    name: 2 * multiply_adds(network) * len(examples.labels) for name, network in zip(functions, networks.values())
+  }
+  functions["matrix product, float32"] = matrix_product("float32")
+  work["matrix product, float32"] = 2 * MATRIX_SIZE**3
+  rows = timed(functions, max(3, arguments.rounds // 4))
+  print_table("evaluation, with its tracing", rows, work, limit(rows))
+  return rows
+
+
+def inference(arguments):
+  """Full and squeezed networks, batch norms folded, by three runtimes; widths rounded up."""
+  networks = plain_networks()
+  work = {name: multiply_adds(network) for name, network in networks.items()}
+  rows = []
+  print("| runtime | network | multiply-adds | of the full network's | batch 1 | of the full network's | saved |", end="")
+  print(f" batch {BATCH_SIZE} | of the full network's | saved |")
+  print("|---|---|---|---|---|---|---|---|---|---|")
+  with tempfile.TemporaryDirectory() as workplace:
+    for runtime, format_name in RUNTIMES.items():
+      runs = {}
+      for name, network in networks.items():
+        path = pathlib.Path(workplace, f"{len(runs)}_{FILES[format_name]}")
+        write(served_model(fold_batch_norms(network), "standardized", softmax=False), format_name, path, None)
+        runs[name] = load(format_name, path)
+      by_batch = []
+      for batch_size in (1, BATCH_SIZE):
+        images = tf.random.stateless_normal((batch_size, 32, 32, 3), [0, 0]).numpy()
+        functions = {name: lambda run=run, images=images: run(images) for name, run in runs.items()}
+        by_batch.append(timed(functions, arguments.rounds * (10 if batch_size == 1 else 2)))
+      rows += print_inference(runtime, work, by_batch)
+  print("\nsaved: share of the multiply-adds saved that turned into time saved\n", flush=True)
+  return rows
+
+
+PARTS = {"steps": steps, "loop": loop, "evaluation": evaluation, "inference": inference}
+
+
+def plain_networks():
+  """The full network and the squeezed ones by name, in standard Keras layers."""
+  return {"full": resnet20()} | {f"squeezed, widths of {each}": squeezed_resnet20(each) for each in ROUNDINGS}
+
+
+def squeezed_resnet20(multiple_of):
+  """A resnet20 whose gammas but the first `SQUEEZED_WIDTHS` are 0, squeezed to multiples."""
+  network = resnet20()
+  for name, width in SQUEEZED_WIDTHS.items():
+    gamma = network.get_layer(f"{name}_bn").gamma
+    gamma.assign(tf.cast(tf.range(gamma.shape[0]) < width, tf.float32))
+  return squeeze(network, multiple_of=multiple_of)[0]
+
+
+def training_operations(network):
+  """Of a step: a multiply and an add, for the forward pass and both backward ones."""
+  return 2 * 3 * multiply_adds(network) * BATCH_SIZE
+
+
+def matrix_product(dtype):
+  """A function that multiplies two square matrices."""
+  first, second = (tf.cast(tf.random.stateless_normal([MATRIX_SIZE] * 2, [0, i]), dtype) for i in range(2))
+  product = tf.function(lambda: tf.matmul(first, second))
+  return lambda: product()[0, 0].numpy()
+
+
+def gradient_step(network):
+  """A function that takes one step of plain SGD on one batch of noise."""
+  images = tf.random.stateless_normal((BATCH_SIZE, 32, 32, 3), [0, 0])
+  labels = tf.random.stateless_uniform((BATCH_SIZE,), [0, 1], 0, 10, tf.int32)
+  variables = [variable.value for variable in network.trainable_variables]
 
   @tf.function
   def step():
     with tf.GradientTape() as tape:
-      logits = model(images, training=True)
+      logits = tf.cast(network(images, training=True), tf.float32)
       loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
     for variable, gradient in zip(variables, tape.gradient(loss, variables)):
       variable.assign_sub(0.01 * gradient)
     return loss
 
-  def milliseconds():
-    start = time.perf_counter()
-    step().numpy()
-    return 1000 * (time.perf_counter() - start)
+  return lambda: step().numpy()
 
-  for _ in range(3):
-    step()
-  return statistics.median(milliseconds() for _ in range(STEPS))
+
+def train(precision, count):
+  """Runs cifar10-train: seconds of a step, one for every ten steps; seconds to its first line; peak memory in bytes."""
+  with tempfile.TemporaryDirectory() as workplace:
+    command = [
+      *(sys.executable, "-m", "cifar10.cli.train", "--dataset=synthetic", f"--train_dir={workplace}/run"),
+      *(f"--precision={precision}", f"--max_steps={count + 1}", "--log_frequency=10", "--nosqueeze_model"),
+      *(f"--batch_size={BATCH_SIZE}", "--seed=1"),
+    ]
+    start = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+      while ": step 0," not in (line := process.stdout.readline()):
+        if not line:
+          sys.exit(f"{command} failed")
+      to_first_step = time.monotonic() - start
+      process.stdout.read()
+    with open(pathlib.Path(f"{workplace}/run_0/metrics.csv"), newline="") as file:
+      rates = [float(line["examples_per_second"]) for line in csv.DictReader(file)]
+  peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+  return [BATCH_SIZE / rate for rate in rates[2:]], to_first_step, peak
+
+
+def timed(functions, rounds):
+  """Times functions in turns; a row for each."""
+  seconds = {name: [] for name in functions}
+  for turn in range(rounds + 1):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      function()
+      if turn:
+        seconds[name].append(time.perf_counter() - start)
+  return [row(name, found) for name, found in seconds.items()]
+
+
+def row(name, seconds):
+  """What the tables and the JSON file hold of one measurement."""
+  return {"name": name, "median": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
+
+
+def limit(rows):
+  """Operations a second of the float32 matrix product."""
+  return 2 * MATRIX_SIZE**3 / next(row["median"] for row in rows if row["name"] == "matrix product, float32")
+
+
+def print_table(title, rows, work, most):
+  """Prints times, rates, and their share of the limit."""
+  print(f"| {title} | ms | fastest to slowest | GFLOP | GFLOP/s | of the float32 limit |")
+  print("|---|---|---|---|---|---|")
+  for each in rows:
+    operations = work[each["name"]]
+    each |= {"operations": operations, "of_limit": operations / each["median"] / most}
+    print(
+      f"| {each['name']} | {milliseconds(each)} | {operations / 1e9:.1f} | {operations / each['median'] / 1e9:.0f} | "
+      f"{each['of_limit']:.2f} |"
+    )
+  print(flush=True)
+
+
+def print_inference(runtime, work, by_batch):
+  """Prints the rows of one runtime, both batch sizes beside each other; returns them."""
+  for single, batch in zip(*by_batch):
+    name = single["name"]
+    share = work[name] / work["full"]
+    cells = [f"{work[name] / 1e6:.1f} M", f"{share:.2f}"]
+    for each, rows in zip((single, batch), by_batch):
+      each["of_full"] = each["median"] / rows[0]["median"]
+      saved = f"{(1 - each['of_full']) / (1 - share):.2f}" if share < 1 else ""
+      cells += [f"{each['median'] * 1000:.2f} ms", f"{each['of_full']:.2f}", saved]
+    print("|", " | ".join([runtime, name, *cells]), "|", flush=True)
+  return [
+    {**each, "runtime": runtime, "batch_size": batch_size, "multiply_adds": work[each["name"]]}
+    for batch_size, rows in zip((1, BATCH_SIZE), by_batch)
+    for each in rows
+  ]
+
+
+def milliseconds(each):
+  """Two cells of a table."""
+  return " | ".join(
+    [f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"]
+  )
 
 
 if __name__ == "__main__":
