@@ -105,9 +105,9 @@ def sum_over_workers(strategy, *numbers):
   return tuple(int(number) for number in strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
 
 
-def chief_says(strategy, number):
-  """What the chief gave, an int; every worker calls it."""
-  return sum_over_workers(strategy, number if is_chief(strategy) else 0)[0]
+def chief_says(strategy, *numbers):
+  """What the chief gave, ints; every worker calls it, with as many."""
+  return sum_over_workers(strategy, *(numbers if is_chief(strategy) else [0] * len(numbers)))
 
 
 def on_each_replica(strategy, arrays):

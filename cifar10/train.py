@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+import zlib
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ SECONDS_PER_CALL = 1.0
 FLOAT16_LOSS_SCALE = 1024.0
 SELF_CHECK_IMAGES = 1000
 FIXED_FLAGS = ("model", "dataset", "batch_size", "weight_decay", "seed", "precision")
+OWN_TO_A_WORKER = ("train_dir", "data_dir", "log_device_placement")
 CHANGING_FLAGS = (
   *("l1_penalty", "learning_rate", "max_steps", "data_dir", "log_frequency", "save_interval_secs"),
   *("stop_at_plateau", "target_sparsity", "penalty_doubling_steps"),
@@ -72,7 +74,7 @@ def _train(config, strategy, directory, next_directory, check_lock):
   _set_up_tensorflow(config)
   print(f"{directory}: {config.model} on {config.dataset}, seed {config.seed}.", flush=True)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
-  devices.chief_says(strategy, config.seed)
+  config = _agreed(config, config.seed, strategy)
   trainer = _Trainer(config, strategy, network, examples, directory)
   run = _Run(trainer, stage, examples, directory, check_lock)
   run.train()
@@ -86,15 +88,16 @@ def _help_to_train(config, strategy, directory, next_directory):
   """What a worker does that is not the chief."""
   stage = checkpoints.read_stage(directory)
   network = _starting_network(config, directory)
+  given_seed = config.seed
   config = _settled(config, stage, directory, network)
   if _is_finished(config, stage, directory, next_directory):
     return
   _set_up_tensorflow(config)
-  config = dataclasses.replace(config, seed=devices.chief_says(strategy, config.seed))
+  config = _agreed(config, given_seed, strategy)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
   trainer = _Trainer(config, strategy, network, examples, directory)
   with _caught_signals() as caught:
-    count = devices.chief_says(strategy, 0)
+    (count,) = devices.chief_says(strategy, 0)
     while count:
       trainer.train_some(count)
       count, signals = devices.sum_over_workers(strategy, 0, len(caught))
@@ -102,6 +105,20 @@ def _help_to_train(config, strategy, directory, next_directory):
         devices.wait_for_all(strategy)
         raise Interrupted(_first(caught), f"the chief has saved {directory}; run all workers again to go on")
   devices.wait_for_all(strategy)
+
+
+def _agreed(config, given_seed, strategy):
+  """The settings with the chief's seed where none was given; workers that differ in others are refused."""
+  (seed,) = devices.chief_says(strategy, config.seed)
+  config = dataclasses.replace(config, seed=seed if given_seed is None else given_seed)
+  settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in OWN_TO_A_WORKER}
+  checksums = [zlib.crc32(repr(value).encode()) for value in settings.values()]
+  for name, ours, theirs in zip(settings, checksums, devices.chief_says(strategy, *checksums)):
+    if ours != theirs:
+      raise UserError(
+        f"--{name} is {settings[name]} for this worker, and not for the chief; pass all workers the same."
+      )
+  return config
 
 
 def _set_up_tensorflow(config):
@@ -209,7 +226,7 @@ class _Trainer:
       self.optimizer.build(self.state.model.trainable_variables)
     self.optimizer_variables = {v.path: v.value for v in self.optimizer.variables}
     self.step = checkpoints.restore_newest(directory, self.state, optimizer=self.optimizer_variables)
-    if devices.chief_says(strategy, self.step) != self.step:
+    if devices.chief_says(strategy, self.step) != (self.step,):
       raise UserError(f"this worker finds step {self.step} in {directory}, the chief another; let both see the same.")
     self._train_steps = _train_steps(config, strategy, self.state, self.optimizer, examples, self.penalties)
 
@@ -264,7 +281,7 @@ class _Run:
     )
     with bar, _caught_signals() as caught:
       logged_step, logged_time = self.step, time.monotonic()
-      count = devices.chief_says(strategy, self._steps_to_train(1))
+      (count,) = devices.chief_says(strategy, self._steps_to_train(1))
       while count:
         start = time.monotonic()
         figures = self.trainer.train_some(count)

@@ -125,7 +125,9 @@ def inference(arguments):
   networks = plain_networks()
   work = {name: multiply_adds(network) for name, network in networks.items()}
   rows = []
-  print("| runtime | network | multiply-adds | of the full network's | batch 1 | of the full network's | saved |", end="")
+  print(
+    "| runtime | network | multiply-adds | of the full network's | batch 1 | of the full network's | saved |", end=""
+  )
   print(f" batch {BATCH_SIZE} | of the full network's | saved |")
   print("|---|---|---|---|---|---|---|---|---|---|")
   with tempfile.TemporaryDirectory() as workplace:
@@ -269,9 +271,7 @@ def print_inference(runtime, work, by_batch):
 
 def milliseconds(each):
   """Two cells of a table."""
-  return " | ".join(
-    [f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"]
-  )
+  return " | ".join([f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,234 @@
+"""Tests of cifar10.devices, and of training on several devices and between several processes."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar10 import checkpoints, devices
+from cifar10.errors import UserError
+from cifar10.metrics import read_metrics
+
+STEPS = 600
+FLAGS = (
+  *("--model=cnn4", "--dataset=synthetic", "--batch_size=8", "--seed=1", f"--max_steps={STEPS}", "--log_frequency=100"),
+  *("--l1_penalty=0.5", "--learning_rate=0.01", "--save_interval_secs=0.2"),
+)
+MIRRORED = ("--distribution_strategy=mirrored", "--num_replicas=2")
+TRAIN = """
+import sys
+from conftest import build_tiny_network
+from cifar10.models import MODELS
+MODELS["cnn4"] = build_tiny_network
+from cifar10.cli.train import main
+sys.exit(main(["cifar10-train", *sys.argv[1:]]))
+"""
+
+
+def start(train_dir, *flags, **environment):
+  """Starts a stage of the tiny network."""
+  return subprocess.Popen(
+    [sys.executable, "-c", TRAIN, *FLAGS, f"--train_dir={train_dir}", *flags],
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent), **environment},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def start_workers(train_dir, flags_of_second=()):
+  """Starts the stage on two workers of this host, the chief first."""
+  sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+  addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+  for each in sockets:
+    each.close()
+  processes = []
+  for index, flags in enumerate([(), flags_of_second]):
+    settings = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    flags = ("--distribution_strategy=multi_worker", *flags)
+    processes.append(start(train_dir, *flags, TF_CONFIG=json.dumps(settings)))
+  return processes
+
+
+def ended(*processes):
+  """Waits for processes; returns exit code, stdout and stderr of each."""
+  outputs = [process.communicate(timeout=300) for process in processes]
+  return [(process.returncode, *output) for process, output in zip(processes, outputs)]
+
+
+def wait_for_line(process, text):
+  while text not in (line := process.stdout.readline()):
+    assert line, process.stderr.read()
+
+
+def weights(train_dir):
+  return checkpoints.load_network(checkpoints.version_dir(train_dir, 1)).get_weights()
+
+
+def rows(train_dir):
+  own = ("seconds", "examples_per_second")
+  return [
+    {name: row[name] for name in row if name not in own} for row in read_metrics(checkpoints.version_dir(train_dir, 0))
+  ]
+
+
+def assert_same(train_dir, other):
+  for ours, theirs in zip(weights(train_dir), weights(other), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  assert rows(train_dir) == rows(other)
+
+
+@pytest.fixture(scope="module")
+def by_workers(tmp_path_factory):
+  """A stage trained by two workers without interruption: its --train_dir, and how they ended."""
+  train_dir = tmp_path_factory.mktemp("workers") / "run"
+  return train_dir, ended(*start_workers(train_dir))
+
+
+def test_two_workers_log_save_and_squeeze_once(by_workers):
+  train_dir, ((code, chief, _), (other_code, other, _)) = by_workers
+  assert code == other_code == 0
+  assert [row["step"] for row in rows(train_dir)] == [0, 100, 200, 300, 400, 500]
+  assert chief.count(": step ") == 6
+  assert chief.count("squeezed ") == 1
+  assert other == "worker 1 waits for all of 2 workers.\n"
+  directory = checkpoints.version_dir(train_dir, 0)
+  assert len(list(directory.glob("events.*"))) == 1
+  assert checkpoints.checkpoint_steps(directory)[-1] == STEPS
+  assert not list(directory.parent.glob("*/*.new"))
+  assert checkpoints.read_stage(directory)["flags"]["distribution_strategy"] == "multi_worker"
+
+
+def test_two_devices_in_two_runs_give_what_two_workers_give_in_one(by_workers, tmp_path):
+  train_dir = tmp_path / "run"
+  assert ended(start(train_dir, *MIRRORED, "--max_steps=250", "--nosqueeze_model"))[0][0] == 0
+  ((code, output, _),) = ended(start(train_dir, *MIRRORED))
+  assert code == 0
+  assert "resumed at step 250." in output
+  assert_same(train_dir, by_workers[0])
+
+
+def test_the_replicas_share_the_batch_of_one_device(tmp_path):
+  few = ("--max_steps=21", "--log_frequency=5")
+  one, two, apart = (tmp_path / name for name in ("one", "two", "apart"))
+  processes = start(one, *few), start(two, *few, *MIRRORED, "--sync_batch_norm")
+  assert [code for code, _, _ in ended(*processes)] == [0, 0]
+  for ours, theirs in zip(weights(two), weights(one), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+  for ours, theirs in zip(rows(two), rows(one), strict=True):
+    assert ours == pytest.approx(theirs, rel=1e-4)
+  assert ended(start(apart, *few, *MIRRORED))[0][0] == 0
+  assert [row["loss"] for row in rows(apart)] != pytest.approx([row["loss"] for row in rows(one)], rel=1e-3)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_path, victim):
+  train_dir = tmp_path / "run"
+  processes = start_workers(train_dir)
+  wait_for_line(processes[0], ": step 200,")
+  processes[victim].kill()
+  ends = ended(*processes)
+  code, _, errors = ends[1 - victim]
+  assert code == 1
+  assert errors.splitlines()[-1].startswith("cifar10-train: another worker has gone (")
+  assert "Traceback" not in errors
+  assert [code for code, _, _ in ended(*start_workers(train_dir))] == [0, 0]
+  assert_same(train_dir, by_workers[0])
+
+
+def test_a_signal_to_one_worker_saves_and_ends_all(by_workers, tmp_path):
+  train_dir = tmp_path / "run"
+  processes = start_workers(train_dir)
+  wait_for_line(processes[0], ": step 100,")
+  processes[1].send_signal(signal.SIGTERM)
+  (code, _, errors), (other_code, _, other_errors) = ended(*processes)
+  assert code == other_code == 128 + signal.SIGTERM
+  (step,) = [int(word) for word in errors.splitlines()[-1].split() if word.isdecimal()]
+  assert (
+    errors.splitlines()[-1] == f"cifar10-train: SIGTERM: step {step} is saved in {train_dir}_0; run again to go on."
+  )
+  assert "the chief has saved" in other_errors
+  ends = ended(*start_workers(train_dir))
+  assert f"resumed at step {step}." in ends[0][1]
+  assert_same(train_dir, by_workers[0])
+
+
+def test_workers_with_different_flags_are_refused(tmp_path):
+  first, second = ended(*start_workers(tmp_path / "run", ["--l1_penalty=0.25"]))
+  assert (first[0], second[0]) == (1, 1)
+  sentence = "--l1_penalty is 0.25 for this worker, and not for the chief; pass all workers the same."
+  assert second[2].splitlines()[-1] == f"cifar10-train: {sentence}"
+  assert "another worker has gone" in first[2]
+
+
+@pytest.mark.parametrize(
+  "tf_config",
+  [
+    "",
+    "{",
+    "[]",
+    '{"cluster": {"worker": ["a:1"]}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
+    '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}, "task": {"type": "ps", "index": 0}}',
+  ],
+)
+def test_a_tf_config_that_names_no_place_among_workers_is_refused(tf_config, monkeypatch):
+  monkeypatch.setenv("TF_CONFIG", tf_config)
+  with pytest.raises(UserError, match="the environment variable TF_CONFIG is .* expects .*cluster"):
+    devices.open_strategy("multi_worker")
+
+
+def test_the_chief_is_the_chief_or_the_first_worker():
+  class Strategy:
+    def __init__(self, task_type, task_id, jobs):
+      cluster = tf.train.ClusterSpec({key: ["a:1", "b:1"] for key in jobs})
+      self.cluster_resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type=task_type, task_id=task_id
+      )
+
+  assert devices.is_chief(tf.distribute.get_strategy())
+  assert devices.is_chief(Strategy("worker", 0, ["worker"]))
+  assert not devices.is_chief(Strategy("worker", 1, ["worker"]))
+  assert devices.is_chief(Strategy("chief", 0, ["chief", "worker"]))
+  assert not devices.is_chief(Strategy("worker", 0, ["chief", "worker"]))
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "replicas", "fitting"), [(125, 2, "124 or 126"), (3, 8, "8"), (10, 4, "8 or 12"), (126, 2, None)]
+)
+def test_a_batch_that_cannot_be_split_evenly_is_refused(batch_size, replicas, fitting):
+  class Strategy:
+    num_replicas_in_sync = replicas
+
+  if fitting is None:
+    devices.check_batch_size(batch_size, Strategy)
+    return
+  sentence = f"--batch_size {batch_size} cannot be split evenly over {replicas} replicas; pass {fitting}."
+  with pytest.raises(UserError, match=f"^{sentence}$"):
+    devices.check_batch_size(batch_size, Strategy)
+
+
+def test_more_replicas_than_gpus_are_refused(monkeypatch):
+  gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(2)]
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+  with pytest.raises(UserError, match=r"--num_replicas is 3, but this host has 2 GPUs; pass that many at most"):
+    devices.open_strategy("mirrored", 3)
+
+
+@pytest.mark.parametrize(
+  ("capabilities", "expected"),
+  [([], "mixed_bfloat16"), ([(8, 0)], "mixed_bfloat16"), ([(9, 0), (7, 5)], "mixed_float16")],
+)
+def test_the_half_precision_is_bfloat16_but_on_old_gpus(capabilities, expected, monkeypatch):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: range(len(capabilities)))
+  details = [{"compute_capability": capability} for capability in capabilities]
+  monkeypatch.setattr(tf.config.experimental, "get_device_details", details.__getitem__)
+  assert devices.half_precision() == expected
