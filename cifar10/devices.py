@@ -8,6 +8,7 @@ saves and squeezes; the others do as it says.
 import contextlib
 import json
 import os
+import signal
 
 import tensorflow as tf
 
@@ -71,9 +72,24 @@ def _multi_worker():
   workers = sum(map(len, addresses.values()))
   print(f"{task['type']} {task['index']} waits for all of {workers} workers.", flush=True)
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    with _ended_by_interrupt():
+      return tf.distribute.MultiWorkerMirroredStrategy()
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
     raise UserError(f"the workers that TF_CONFIG names cannot be reached ({first_line(error)}).") from error
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt():
+  """Lets SIGINT end the process at once, since Python's own handler has no turn while TensorFlow waits."""
+  try:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  except ValueError:  # Only the main thread can choose.
+    yield
+    return
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def is_chief(strategy):

@@ -135,3 +135,37 @@ def test_a_fused_copy_does_not_share_variables():
   fused(model)(images, training=True)
   for value, old in zip(model.get_weights(), before):
     np.testing.assert_array_equal(value, old)
+
+
+def test_a_synchronized_layer_alone_computes_what_a_fused_one_does():
+  ours, theirs = built(FusedBatchNormalization, synchronized=True), built(FusedBatchNormalization)
+  weights = np.random.default_rng(2).normal(size=batches()[0].shape).astype("float32")
+  gradients = []
+  for layer in (ours, theirs):
+    x = tf.constant(batches()[0])
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      outputs = layer(x, training=True)
+      loss = tf.reduce_sum(outputs * weights)
+    gradients.append([outputs, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])])
+  for one, other in zip(*gradients):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+  for one, other in zip(ours.variables, theirs.variables):
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+  np.testing.assert_array_equal(ours(x, training=False), ours(x))
+  np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_half_precision_keeps_variables_and_statistics_in_float32(precision, synchronized):
+  model = small_model()
+  fast = fused(model, precision, synchronized)
+  images = np.random.default_rng(4).normal(size=(5, 4, 3, 2)).astype("float32")
+  outputs, expected = fast(images, training=True), fused(model)(images, training=True)
+  assert outputs.dtype == precision.removeprefix("mixed_")
+  assert {variable.dtype for variable in fast.variables} == {"float32"}
+  np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected, rtol=0.05, atol=0.05)
+  back = unfused(fast)
+  assert back.get_config() == model.get_config()
+  assert back(images).dtype == "float32"

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -166,6 +167,17 @@ def test_workers_with_different_flags_are_refused(tmp_path):
   sentence = "--l1_penalty is 0.25 for this worker, and not for the chief; pass all workers the same."
   assert second[2].splitlines()[-1] == f"cifar10-train: {sentence}"
   assert "another worker has gone" in first[2]
+
+
+def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
+  first, second = start_workers(tmp_path / "run")
+  second.kill()
+  wait_for_line(first, "worker 0 waits for all of 2 workers.")
+  while first.poll() is None:
+    first.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+  assert ended(first)[0][0] == -signal.SIGINT
+  assert not checkpoints.version_dir(tmp_path / "run", 0).exists()
 
 
 @pytest.mark.parametrize(

@@ -526,3 +526,60 @@ def test_recalibration_sets_the_next_version_s_moving_statistics_to_those_of_bat
   recalibrate(network, batches)
   for ours, theirs in zip(network.get_weights(), recalibrated, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_as_float32_does_and_leaves_a_float32_network(config, tmp_path, precision):
+  half = change(config, precision=precision, train_dir=str(tmp_path / "half"))
+  for each in (config, half):
+    train(each)
+  losses = [[row["loss"] for row in read_metrics(version(each, 0))] for each in (config, half)]
+  assert losses[1] == pytest.approx(losses[0], rel=0.02)
+  assert losses[1] != losses[0]
+  network = checkpoints.load_network(version(half, 1))
+  assert network.get_config() == checkpoints.load_network(version(config, 1)).get_config()
+  assert {variable.dtype for variable in network.variables} == {"float32"}
+  train(change(half, checkpoint_version=1, model=None, precision=None, l1_penalty=30.0))
+  assert checkpoints.load_network(version(half, 2)).count_params() < network.count_params()
+
+
+def test_a_resumed_run_in_half_precision_gives_the_weights_of_one_run(config, tmp_path):
+  whole = change(config, use_fp16=True, train_dir=str(tmp_path / "whole"))
+  train(whole)
+  assert checkpoints.read_stage(version(whole, 0))["flags"]["precision"] == "mixed_bfloat16"
+  train(change(config, use_fp16=True, max_steps=9, squeeze_model=False))
+  train(config)
+  assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
+
+
+def test_widths_are_rounded_up(config):
+  train(change(config, l1_penalty=30.0))
+  assert checkpoints.load_network(version(config, 1)).get_layer("conv1").filters < 4
+  train(change(config, l1_penalty=30.0, max_steps=21, round_channels_to=4))
+  assert checkpoints.load_network(version(config, 1)).get_layer("conv1").filters == 4
+  assert checkpoints.read_stage(version(config, 0))["finished"]["multiple_of"] == 4
+
+
+def test_compiled_by_xla_training_computes_the_same(config, tmp_path):
+  compiled = change(config, jit_compile=True, train_dir=str(tmp_path / "compiled"))
+  for each in (config, compiled):
+    train(each)
+  for ours, theirs in zip(saved_weights(compiled, 1), saved_weights(config, 1), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("flag", "gpus", "replicas", "sync", "compiled"),
+  [
+    (None, [], 1, False, False),
+    (None, ["GPU"], 1, False, True),
+    (False, ["GPU"], 1, False, False),
+    (None, ["GPU"], 2, True, False),
+    (True, [], 2, True, False),
+    (True, [], 1, True, True),
+  ],
+)
+def test_xla_compiles_on_a_gpu_or_on_demand(config, monkeypatch, flag, gpus, replicas, sync, compiled):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+  config = change(config, jit_compile=flag, sync_batch_norm=sync)
+  assert train_module._is_to_be_compiled(config, replicas) == compiled
