@@ -12,7 +12,6 @@ import csv
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096
+PRECISIONS = ("float32", "mixed_bfloat16")
 SQUEEZED_WIDTHS = {
   "g0b0c0": 13,
   "g0b1c0": 9,
@@ -71,9 +71,9 @@ def steps(arguments):
   """Gradient steps without input, beside matrix products, the limit of what the machine can do."""
   networks = {}
   for name, network in plain_networks().items():
-    networks[f"{name}, Keras' own batch norm"] = network
-    networks[name] = fused(network)
-    networks[f"{name}, bfloat16"] = fused(network, "mixed_bfloat16")
+    networks[f"{name}, float32, Keras' own batch norm"] = network
+    for precision in PRECISIONS:
+      networks[f"{name}, {precision}"] = fused(network, precision)
   work = {name: training_operations(network) for name, network in networks.items()}
   functions = {name: gradient_step(network) for name, network in networks.items()}
   for dtype in ("float32", "bfloat16"):
@@ -86,18 +86,21 @@ def steps(arguments):
 
 def loop(arguments):
   """`cifar10-train` as users run it: input, logging, averages and penalty included."""
-  rows, work = timed({"matrix product, float32": matrix_product("float32")}, arguments.rounds), {}
-  rows[0]["operations"] = work[rows[0]["name"]] = 2 * MATRIX_SIZE**3
-  step = training_operations(resnet20())
-  for precision in ("float32", "mixed_bfloat16"):
+  network = resnet20()
+  functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
+  rows = timed({"matrix product, float32": matrix_product("float32"), **functions}, arguments.rounds)
+  for precision in PRECISIONS:
     seconds, to_first_step, peak = train(precision, arguments.steps)
-    name = f"a step of cifar10-train, {precision}"
-    rows.append(row(name, seconds) | {"to_first_step": to_first_step, "peak_bytes": peak})
-    work[name] = step
-  print_table("training loop", rows, work, limit(rows))
-  for each in rows[1:]:
-    print(f"{each['name']}: {each['to_first_step']:.1f} s from start to the first console line, ", end="")
-    print(f"{each['peak_bytes'] / 2**30:.2f} GiB at most")
+    rows.append(row(f"{precision}, cifar10-train", seconds) | {"to_first_step": to_first_step, "peak_bytes": peak})
+  work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
+  work["matrix product, float32"] = 2 * MATRIX_SIZE**3
+  print_table("a step of the full network", rows, work, limit(rows))
+  for each in rows:
+    if "peak_bytes" in each:
+      print(
+        f"{each['name']}: {each['to_first_step']:.1f} s from start to the first console line, "
+        f"{each['peak_bytes'] / 2**30:.2f} GiB at most"
+      )
   print(flush=True)
   return rows
 
@@ -125,11 +128,9 @@ def inference(arguments):
   networks = plain_networks()
   work = {name: multiply_adds(network) for name, network in networks.items()}
   rows = []
-  print(
-    "| runtime | network | multiply-adds | of the full network's | batch 1 | of the full network's | saved |", end=""
-  )
-  print(f" batch {BATCH_SIZE} | of the full network's | saved |")
-  print("|---|---|---|---|---|---|---|---|---|---|")
+  by_size = " | ".join(f"batch {size} | of full | saved" for size in (1, BATCH_SIZE))
+  print(f"| runtime | network | multiply-adds | of full | {by_size} |")
+  print("|" + "---|" * 10)
   with tempfile.TemporaryDirectory() as workplace:
     for runtime, format_name in RUNTIMES.items():
       runs = {}
@@ -209,10 +210,10 @@ def train(precision, count):
           sys.exit(f"{command} failed")
       to_first_step = time.monotonic() - start
       process.stdout.read()
+      _, process.returncode, usage = os.wait4(process.pid, 0)
     with open(pathlib.Path(f"{workplace}/run_0/metrics.csv"), newline="") as file:
       rates = [float(line["examples_per_second"]) for line in csv.DictReader(file)]
-  peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-  return [BATCH_SIZE / rate for rate in rates[2:]], to_first_step, peak
+  return [BATCH_SIZE / rate for rate in rates[2:]], to_first_step, usage.ru_maxrss * 1024
 
 
 def timed(functions, rounds):

@@ -41,7 +41,7 @@ def tiny_world(monkeypatch, synthetic):
 
   for name in list(MODELS):
     monkeypatch.setitem(MODELS, name, lambda name=name: build_tiny_network(name))
-  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
+  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
 
 
 hypothesis.settings.register_profile(

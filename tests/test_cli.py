@@ -159,6 +159,22 @@ def test_a_target_needs_a_penalty_and_no_plateau(other, capsys):
   assert "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau" in line
 
 
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    (["--use_fp16", "--precision=float32"], "--use_fp16 chooses a --precision; pass one of the two"),
+    (["--num_replicas=2"], "--num_replicas is for --distribution_strategy mirrored"),
+    (["--num_replicas=2", "--distribution_strategy=multi_worker"], "--num_replicas is for --distribution_strategy"),
+  ],
+)
+def test_flags_that_exclude_each_other_are_one_sentence(flags, sentence, capsys):
+  with pytest.raises(SystemExit) as end:
+    train.main(["program", *flags])
+  assert end.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert sentence in line
+
+
 def numbers(module):
   """The flags of a command that take numbers."""
   values = module.flag_values()

@@ -2,11 +2,18 @@ import dataclasses
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from cifar10 import checkpoints
 from cifar10.cli import evaluate, export, predict, report, train
 from cifar10.config import EvalConfig, TrainConfig
+from cifar10.input_pipeline import load
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 IN_FLAG_TABLE = {"cifar10-train": (train, TrainConfig), "cifar10-eval": (evaluate, EvalConfig)}
@@ -14,19 +21,54 @@ MODULES = {
   "cifar10-train": train, "cifar10-eval": evaluate, "cifar10-export": export, "cifar10-predict": predict,
   "cifar10-report": report,
 }  # fmt: skip
+# What is added to each command, so that it takes no time.
+SHRUNK = {
+  "cifar10-train": ["--dataset=synthetic", "--max_steps=3", "--batch_size=2", "--overwrite"],
+  "cifar10-eval": ["--dataset=synthetic", "--num_examples=10"],
+  "cifar10-export": ["--dataset=synthetic", "--formats=saved_model"],
+  "cifar10-predict": ["--dataset=synthetic"],
+  "cifar10-report": [],
+}
 
 
 def blocks(language):
   return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_commands_parse():
-  lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("cifar10-")]
-  assert len(lines) >= 6
+def shell_lines():
+  joined = "\n".join(blocks("sh")).replace("\\\n", " ")
+  return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.usefixtures("tiny_world")
+def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for name in ("cat.png", "holiday.jpg"):
+    tf.io.write_file(name, tf.io.encode_png(np.zeros((40, 50, 3), np.uint8)))
+  lines = [line for line in shell_lines() if line.startswith("cifar10-") and "multi_worker" not in line]
+  assert len(lines) >= 12
   for line in lines:
     program, *arguments = shlex.split(line, comments=True)
-    strays = MODULES[program].flag_values()([program, *arguments])[1:]
-    assert bool(strays) == (program == "cifar10-predict")
+    code = MODULES[program].main([program, *arguments, *SHRUNK[program]])
+    assert code == 0, (line, capsys.readouterr().err)
+
+
+def test_the_scripts_are_run_by_other_tests():
+  tests = pathlib.Path(__file__).parent
+  text = "".join(path.read_text() for path in tests.rglob("test_*.py") if path.name != "test_readme.py")
+  names = set(re.findall(r"scripts/(\w+)\.(?:sh|py)", "\n".join(shell_lines())))
+  assert len(names) >= 8
+  for name in names - {"test"}:
+    assert name in text, name
+
+
+def test_the_example_of_predictions_runs(tmp_path, build_network):
+  checkpoints.replace_version(tmp_path / "checkpoints" / "quickstart_3", build_network())
+  (tmp_path / ".venv").symlink_to(sys.prefix)
+  (example,) = (block for block in blocks("sh") if "label_*.png" in block)
+  result = subprocess.run(["bash", "-ec", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stderr
+  assert [line.split(":")[0] for line in result.stdout.splitlines()] == [f"label_{label}.png" for label in range(3)]
 
 
 @pytest.mark.parametrize("program", IN_FLAG_TABLE)
@@ -51,8 +93,12 @@ def test_scripts_and_files_that_it_names_exist():
     assert (root / name).exists(), name
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("example", blocks("python"))
+def test_the_python_examples_run(example, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  (example,) = blocks("python")
+  images, labels = load("synthetic", "train")
+  for number, (image, label) in enumerate(zip(images[:64], labels)):
+    (tmp_path / "photos" / f"{label}").mkdir(parents=True, exist_ok=True)
+    tf.io.write_file(f"photos/{label}/{number}.png", tf.io.encode_png(image))
   exec(example, {})
-  assert (tmp_path / "smaller.keras").exists()
+  keras.models.load_model(tmp_path / "smaller.keras")

@@ -1,13 +1,19 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import benchmark
+import compare_squeezes
 import pytest
 import sweep
+
+from cifar10.config import TrainConfig
+from cifar10.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -226,6 +232,70 @@ def test_a_sweep_refuses_bad_arguments(monkeypatch, capsys, arguments, sentence)
   assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("tiny_world")
+def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
+  train(TrainConfig(train_dir=str(tmp_path / "run"), dataset="synthetic", batch_size=8, max_steps=20, l1_penalty=30.0))
+  monkeypatch.setattr(sys, "argv", ["compare_squeezes.py", str(tmp_path / "run_0"), "--dataset=synthetic"])
+  capsys.readouterr()
+  compare_squeezes.main()
+  rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+  assert [row[0] for row in rows[2:]] == ["unsqueezed", "`exact=True`", "`exact=False`"]
+  before, exact, _ = (int(row[1].replace(",", "")) for row in rows[2:])
+  assert exact < before
+  assert rows[2][2:] == rows[3][2:]
+
+
+def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, build_network):
+  monkeypatch.setattr(benchmark, "MATRIX_SIZE", 64)
+  monkeypatch.setattr(benchmark, "plain_networks", lambda: {"full": build_network(), "squeezed": build_network()})
+  arguments = ["--rounds=2", "--steps=20", f"--json={tmp_path / 'rows.json'}"]
+  monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+  benchmark.main()
+  rows = json.loads((tmp_path / "rows.json").read_text())
+  for row in rows:
+    assert 0 < row["fastest"] <= row["median"] <= row["slowest"]
+  products = [row for row in rows if row["name"] == "matrix product, float32"]
+  assert [row["of_limit"] for row in products] == [1.0] * 3
+  loops = {row["name"]: row for row in rows if "peak_bytes" in row}
+  assert list(loops) == ["float32, cifar10-train", "mixed_bfloat16, cifar10-train"]
+  for row in loops.values():
+    assert row["operations"] == 2 * 3 * 41_599_616 * 125
+    assert row["median"] < row["to_first_step"]
+    assert row["peak_bytes"] > 100 * 2**20
+  inference = [(row["runtime"], row["batch_size"], row["name"]) for row in rows if "runtime" in row]
+  assert sorted(inference) == sorted(
+    (runtime, batch_size, name)
+    for runtime in ("TensorFlow", "LiteRT", "ONNX Runtime")
+    for batch_size in (1, 125)
+    for name in ("full", "squeezed")
+  )
+  output = capsys.readouterr().out
+  assert output.count("| float32, cifar10-train |") == 1
+  assert output.count("| ONNX Runtime | squeezed |") == 1
+
+
+def test_the_squeezed_network_of_the_benchmark_has_the_widths_that_it_says():
+  for multiple_of, widths in ((1, [13, 9, 6, 29, 23, 21, 45, 35, 26]), (8, [16, 16, 8, 32, 24, 24, 48, 40, 32])):
+    network = benchmark.squeezed_resnet20(multiple_of)
+    assert [network.get_layer(name).filters for name in benchmark.SQUEEZED_WIDTHS] == widths
+
+
+@pytest.mark.parametrize("argument", ["--parts=steps,walk", "--steps=5", "--rounds=0"])
+def test_the_benchmark_refuses_bad_arguments(argument, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["benchmark.py", argument])
+  with pytest.raises(SystemExit) as end:
+    benchmark.main()
+  assert end.value.code == 2
+  assert f"{argument.partition('=')[0]} " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs():
+  result = subprocess.run([SCRIPTS / "quickstart.sh"], capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stderr
+  assert [line[:4] for line in result.stdout.splitlines()[-4:]] == ["| 0 ", "| 1 ", "| 2 ", "| 3 "]
+
+
 @pytest.mark.slow
 def test_a_sweep_of_real_chains_runs_and_changes_nothing_when_run_again(tmp_path):
   program = [
@@ -258,3 +328,9 @@ def test_reproduce_runs_the_chain_and_can_run_again(tmp_path, model):
     assert result.stdout.count("is finished") == 3 * again
     assert result.stdout.count("precision @ 1") == 4 + 1
     assert [line[:4] for line in result.stdout.splitlines()[-4:]] == ["| 0 ", "| 1 ", "| 2 ", "| 3 "]
+  (tmp_path / "other_1").mkdir()
+  shutil.copy(tmp_path / "a run_1" / "model.keras", tmp_path / "other_1")
+  environment |= {"MODEL": model, "TRAIN_DIR": str(tmp_path / "other")}
+  for script in ("stage2_sparsify.sh", "stage3_fine_tune.sh"):
+    subprocess.run([SCRIPTS / script, "--batch_size=2", "--seed=1"], check=True, env=environment)
+  assert (tmp_path / "other_3" / "model.keras").exists()
