@@ -179,7 +179,7 @@ def numbers(module):
   """The flags of a command that take numbers."""
   values = module.flag_values()
   return [name for name in values if isinstance(values[name].default, (int, float)) and not values[name].boolean] + (
-    ["seed", "weight_decay", "target_sparsity"] if module is train else []
+    ["seed", "weight_decay", "target_sparsity", "num_replicas"] if module is train else []
   )
 
 
