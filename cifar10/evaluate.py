@@ -1,6 +1,7 @@
 """Precision and loss of a checkpoint version."""
 
 import json
+import os
 import sys
 import time
 
@@ -95,7 +96,7 @@ def _evaluate_once(config, examples):
     "time": timestamp(),
   }
   try:
-    with tf.summary.create_file_writer(config.eval_dir).as_default(step):
+    with tf.summary.create_file_writer(os.path.join(config.eval_dir, directory.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)
       tf.summary.scalar("Test loss", loss)
   except tf.errors.OpError as error:

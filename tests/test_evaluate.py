@@ -86,7 +86,11 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
     "precision": pytest.approx(precision), "loss": pytest.approx(loss, rel=1e-5),
     "parameters": tiny_network.count_params(), "multiply_adds": 8 * 8 * 25 * 3 * 4 + 64 * 4 * 10,
   }  # fmt: skip
-  events = [event for path in (tmp_path / "eval").iterdir() for event in tf.compat.v1.train.summary_iterator(str(path))]
+  events = [
+    event
+    for path in (tmp_path / "eval" / "run_1").iterdir()
+    for event in tf.compat.v1.train.summary_iterator(str(path))
+  ]
   assert {value.tag for event in events for value in event.summary.value} == {"Precision @ 1", "Test loss"}
 
 

@@ -332,6 +332,20 @@ def test_the_newest_evaluation_on_test_images_of_the_squeezed_network_counts(cha
   assert read_chain(chain, "run").versions[2].evaluation["precision"] == 0.25
 
 
+def test_evaluations_of_training_checkpoints_do_not_stand_for_a_version(chain):
+  path = version(chain, 2) / "evaluations.jsonl"
+  path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint_iter": 10}) + "\n")
+  assert read_chain(chain, "run").versions[2].evaluation is None
+  assert f"{path} tells of training checkpoints alone" in said(chain)
+
+
+def test_a_sentence_keeps_the_path_that_it_begins_with(chain, monkeypatch):
+  monkeypatch.chdir(chain.parent)
+  (version("run", 1) / "gammas.npz").write_bytes(b"junk")
+  (sentence,) = [text for text in read_chain("run", "run").versions[1].missing if "is damaged" in text]
+  assert sentence.startswith("run_1/gammas.npz is damaged")
+
+
 def test_without_a_version_there_is_one_sentence_and_nothing_is_written(tmp_path, capsys):
   (tmp_path / "run_1.txt").write_text("no directory")
   assert command.main(["cifar10-report", f"--train_dir={tmp_path / 'run'}"]) == 1

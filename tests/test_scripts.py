@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import applications
 import benchmark
 import compare_squeezes
 import pytest
@@ -243,6 +244,14 @@ def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
   before, exact, _ = (int(row[1].replace(",", "")) for row in rows[2:])
   assert exact < before
   assert rows[2][2:] == rows[3][2:]
+
+
+def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["applications.py", "--network=MobileNetV2"])
+  applications.main()
+  _, _, row = capsys.readouterr().out.splitlines()
+  before, exact, paper = (float(cell) for cell in row.strip("| ").split(" | ")[1:4])
+  assert before > exact >= paper
 
 
 def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, build_network):

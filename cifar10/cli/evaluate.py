@@ -37,7 +37,7 @@ def flag_values():
     "run_once", defaults.run_once, "Evaluate once; else every --eval_interval_secs.", flag_values=values
   )
   number("eval_interval_secs", "Seconds from one evaluation to the next.", above=True, high=10**9)
-  path("eval_dir", "Directory of TensorBoard events.")
+  path("eval_dir", "Directory of TensorBoard events; each version writes into one of its own there.")
   return values
 
 

@@ -98,7 +98,7 @@ def flag_values():
   switch(
     "exact_squeeze",
     "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
-    "a channel more in most layers.",
+    "a channel more in layers whose dead channels have constants other than 0.",
   )
   number(
     "round_channels_to",

@@ -171,7 +171,13 @@ def _read_evaluation(version, directory):
     return
   # What stage V-1 left to version V counts; version 0 got nothing, so what it became.
   usual = [record for record in tests if (record["checkpoint_iter"] > 0) == (version.number == 0)]
-  version.evaluation = (usual or tests)[-1]
+  if not usual:
+    version.missing.append(
+      f"{path} tells of training checkpoints alone; cifar10-eval --checkpoint_iter 0 evaluates what the version "
+      "starts from."
+    )
+    return
+  version.evaluation = usual[-1]
 
 
 def _evaluation(line):
@@ -242,4 +248,6 @@ def number(value):
 
 
 def _sentence(text):
-  return text[:1].upper() + text[1:].rstrip(".") + "."
+  """A text as a sentence; a path that it begins with stays as it is."""
+  first, _, rest = text.rstrip(".").partition(" ")
+  return f"{first if '/' in first else first[:1].upper() + first[1:]} {rest}."

@@ -201,9 +201,8 @@ def _training(chain, prefix):
   panels[2].set_xlim(0, start)
   panels[2].xaxis.set_major_locator(_ticks(5))
   panels[2].xaxis.set_major_formatter(EngFormatter(sep=" "))
-  return _picture(
-    figure, f"{prefix}training", "Loss, share of gated gammas that are 0 (fake sparsity) and learning rate."
-  )
+  caption = "Loss, fake sparsity (the share of the penalties that belongs to gammas at 0) and learning rate."
+  return _picture(figure, f"{prefix}training", caption)
 
 
 def _mark_stage(panels, start, version):
