@@ -54,7 +54,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     x = tf.cast(inputs, tf.float32)
     moments = [tf.reduce_mean(x, axes), tf.reduce_mean(tf.square(x), axes)]
     mean, mean_of_squares = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
-    variance = mean_of_squares - tf.square(mean)
+    variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
     gamma, beta = self.gamma.value if self.scale else None, self.beta.value if self.center else None
     outputs = tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
     count = tf.cast(tf.size(x) / x.shape[-1] * context.num_replicas_in_sync, tf.float32)

@@ -16,7 +16,7 @@ from cifar10.errors import UserError, first_line
 
 _LOST = (
   *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError),
-  *(tf.errors.DeadlineExceededError, tf.errors.InternalError),
+  *(tf.errors.DeadlineExceededError, tf.errors.InternalError, tf.errors.FailedPreconditionError),
 )
 _CLUSTER = (
   '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}, with an index of '
@@ -70,9 +70,9 @@ def _multi_worker():
       f"multi_worker expects {_CLUSTER}."
     ) from error
   workers = sum(map(len, addresses.values()))
-  print(f"{task['type']} {task['index']} waits for all of {workers} workers.", flush=True)
   try:
     with _ended_by_interrupt():
+      print(f"{task['type']} {task['index']} waits for all of {workers} workers.", flush=True)
       return tf.distribute.MultiWorkerMirroredStrategy()
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
     raise UserError(f"the workers that TF_CONFIG names cannot be reached ({first_line(error)}).") from error
@@ -151,8 +151,8 @@ def lost_workers_are_said(strategy):
     if len(strategy.extended.worker_devices) == strategy.num_replicas_in_sync:
       raise
     raise UserError(
-      f"another worker has gone ({type(error).__name__}); what is saved stays: see what that one said, and start all "
-      "workers again to go on."
+      f"another worker has gone, or the exchange with it failed ({first_line(error)[:200]}); what is saved stays: "
+      "see what the others said, and start all workers again to go on."
     ) from error
 
 

@@ -341,11 +341,13 @@ def distort(images, seed, step, first=0, batch_size=None):
   def uniform(use, shape, low, high, dtype=tf.float32):
     stream = _derived_seed(seed, use, step)
     shape = [count if batch_size is None else batch_size, *shape]
-    return tf.random.stateless_uniform(shape, stream, low, high, dtype, alg="philox")[first : first + count]
+    draws = tf.random.stateless_uniform(shape, stream, low, high, dtype, alg="philox")
+    # As int64, since TensorFlow slices int32 on the host.
+    return (tf.cast(draws, tf.int64) if dtype.is_integer else draws)[first : first + count]
 
+  images = tf.cast(images, tf.float32)  # Before tf.gather, for which TensorFlow has no GPU kernel with bytes.
   images = crop(images, uniform(_OFFSETS, [2], 0, 2 * _PADDING + 1, tf.int32))
   images = flip(images, uniform(_FLIPS, [], 0, 1) < 0.5)
-  images = tf.cast(images, tf.float32)
   images = adjust_brightness(images, uniform(_BRIGHTNESS, [], *_BRIGHTNESS_RANGE))
   images = adjust_contrast(images, uniform(_CONTRAST, [], *_CONTRAST_RANGE))
   return standardize(images)
@@ -355,14 +357,14 @@ def crop(images, offsets):
   """Pads each image to 40x40 with zeros, 4 on each side, and cuts 32x32 out of it.
 
   Args:
-    images: uint8 (batch, 32, 32, 3).
-    offsets: int32 (batch, 2), row and column of the cut's upper left corner, 0 to 8.
+    images: (batch, 32, 32, 3), any real dtype.
+    offsets: int32 or int64 (batch, 2), row and column of the cut's upper left corner, 0 to 8.
 
   Returns:
-    uint8 (batch, 32, 32, 3).
+    (batch, 32, 32, 3), of the same dtype.
   """
   images = tf.pad(images, [[0, 0], [_PADDING, _PADDING], [_PADDING, _PADDING], [0, 0]])
-  kept = offsets[:, :, None] + tf.range(32)
+  kept = offsets[:, :, None] + tf.range(32, dtype=offsets.dtype)
   images = tf.gather(images, kept[:, 0], axis=1, batch_dims=1)
   return tf.gather(images, kept[:, 1], axis=2, batch_dims=1)
 
@@ -411,5 +413,11 @@ def batch(examples, seed, step, batch_size, part=0, parts=1):
   first = part * share
   indices = example_indices(seed, step, batch_size, examples.labels.shape[0])
   indices = tf.slice(indices, [first], [share])
-  images = tf.gather(examples.images, indices)
+  images = _gather_images(examples.images, indices)
   return distort(images, seed, step, first, batch_size), tf.gather(examples.labels, indices)
+
+
+def _gather_images(images, indices):
+  """`tf.gather` of images uint8, eight bytes at a time, since TensorFlow has no GPU kernel with single ones."""
+  words = tf.bitcast(tf.reshape(images, [-1, math.prod(IMAGE_SHAPE) // 8, 8]), tf.int64)
+  return tf.reshape(tf.bitcast(tf.gather(words, indices), tf.uint8), [-1, *IMAGE_SHAPE])

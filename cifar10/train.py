@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import secrets
 import signal
 import sys
@@ -285,8 +284,8 @@ class _Run:
       while count:
         start = time.monotonic()
         figures = self.trainer.train_some(count)
-        if not math.isfinite(figures["loss"]):
-          raise self._not_finite("loss", int(self.trainer.state.step) - 1)
+        if figures["finite_steps"] < count:
+          raise self._not_finite("loss", int(self.step - count + figures["finite_steps"]))
         bar.update(count)
         now = time.monotonic()
         self.seconds += now - start
@@ -300,7 +299,9 @@ class _Run:
           last_save = time.monotonic()
         if signals:
           devices.wait_for_all(strategy)
-          raise Interrupted(_first(caught), f"step {self.step} is saved in {self.directory}; run again to go on")
+          raise self._interrupted(caught)
+      if caught:
+        raise self._interrupted(caught)
     reason = reason_to_stop(config, self.metrics.rows)
     if reason:
       print(f"{reason}: the stage ends after {self.step} steps.")
@@ -373,13 +374,17 @@ class _Run:
         "make room or restore the directory, and run again."
       ) from error
 
+  def _interrupted(self, caught):
+    return Interrupted(_first(caught), f"step {self.step} is saved in {self.directory}; run again to go on")
+
   def _what_stays(self):
     return f"the checkpoint at step {self.saved_step} stays as it is" if self.saved_step else "nothing was saved"
 
   def _not_finite(self, what, step):
+    half = ", or a stage of its own with another --precision" if self.config.precision == "mixed_float16" else ""
     return UserError(
       f"{what} is not finite after step {step}; {self._what_stays()}: "
-      f"try a --learning_rate below {self.config.learning_rate}."
+      f"try a --learning_rate below {self.config.learning_rate}{half}."
     )
 
 
@@ -407,7 +412,8 @@ def _train_steps(config, strategy, state, optimizer, examples, gamma_penalties):
   replicas = strategy.num_replicas_in_sync
   variables = state.model.trainable_variables
   kernels = [variable for variable in variables if variable.name == "kernel"]
-  statistics = [variable.value for variable in state.model.non_trainable_variables]
+  # Synchronised batch norms have the same ones on all replicas.
+  statistics = [] if config.sync_batch_norm else [variable.value for variable in state.model.non_trainable_variables]
   seed = _batch_seed(config)
 
   def gradients_and_loss(images, labels):
@@ -423,13 +429,13 @@ def _train_steps(config, strategy, state, optimizer, examples, gamma_penalties):
   if _is_to_be_compiled(config, replicas):
     gradients_and_loss = tf.function(gradients_and_loss, jit_compile=True)
 
-  def train_step(examples):
+  def train_step(examples, step):
     replica = tf.distribute.get_replica_context()
     part = replica.replica_id_in_sync_group
-    images, labels = input_pipeline.batch(examples, seed, state.step, config.batch_size, part, replicas)
+    images, labels = input_pipeline.batch(examples, seed, step, config.batch_size, part, replicas)
     gradients, loss, cross_entropy = gradients_and_loss(images, labels)
     optimizer.apply(gradients, variables)
-    update_averages(state.averages, variables, state.step)
+    update_averages(state.averages, variables, step)
     state.step.assign_add(1)
     if replicas > 1:
       shares = [loss, cross_entropy, *(variable / replicas for variable in statistics)]
@@ -438,15 +444,18 @@ def _train_steps(config, strategy, state, optimizer, examples, gamma_penalties):
         variable.assign(mean)
     return loss, cross_entropy
 
+  # Only the number of the step ends the loop, so that no step on a GPU waits until the host has seen a loss.
   @tf.function
-  def train_steps(count, examples):
+  def train_steps(first, count, examples):
     loss = cross_entropy = tf.constant(0.0)
-    for _ in tf.range(count):
-      results = strategy.run(train_step, (examples,))
+    finite_steps = tf.constant(0, tf.int64)
+    for step in tf.range(first, first + count):
+      results = strategy.run(train_step, (examples, step))
       loss, cross_entropy = (strategy.experimental_local_results(result)[0] for result in results)
-      if not tf.math.is_finite(loss):
-        break
+      finite = tf.math.is_finite(loss) & tf.equal(first + finite_steps, step)
+      finite_steps += tf.cast(finite, tf.int64)
     return {
+      "finite_steps": finite_steps,
       "loss": loss,
       "cross_entropy": cross_entropy,
       "group_lasso": group_lasso(state.model, gamma_penalties),
@@ -455,7 +464,7 @@ def _train_steps(config, strategy, state, optimizer, examples, gamma_penalties):
       "l1_penalty": tf.cast(optimizer.current_l1_penalty(), tf.float32),
     }
 
-  return lambda count: train_steps(tf.constant(count), examples)
+  return lambda count: train_steps(tf.convert_to_tensor(state.step), tf.constant(count, tf.int64), examples)
 
 
 def _is_to_be_compiled(config, replicas):

@@ -1,6 +1,6 @@
 """Measures in one run how fast this machine trains, evaluates and predicts, full networks and squeezed ones.
 
-python scripts/benchmark.py [--parts steps,loop,evaluation,inference] [--steps 300] [--json FILE]
+python scripts/benchmark.py [--parts steps,loop,evaluation,inference] [--dataset cifar10] [--steps 300] [--json FILE]
 
 Times are medians, with the fastest and the slowest, after a warm-up; what is to be compared takes turns, so that a busy
 machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-adds of the full one. Needs the extra
@@ -25,6 +25,7 @@ import tensorflow as tf
 from cifar10.batch_norm import fused
 from cifar10.evaluate import precision_and_loss
 from cifar10.export import FILES, load, served_model, write
+from cifar10.input_pipeline import DATASETS, standardize
 from cifar10.input_pipeline import load as load_data
 from cifar10.models import resnet20
 from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
@@ -51,6 +52,7 @@ def main():
   """Prints a table for each part."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--parts", default=",".join(PARTS), help="some of them, separated by commas")
+  parser.add_argument("--dataset", default="synthetic", choices=DATASETS, help="of the training loop")
   parser.add_argument("--steps", type=int, default=300, help="steps of the training loop")
   parser.add_argument("--rounds", type=int, default=15, help="how often everything else is timed")
   parser.add_argument("--json", type=pathlib.Path, help="file for all rows, in seconds")
@@ -76,6 +78,8 @@ def steps(arguments):
       networks[f"{name}, {precision}"] = fused(network, precision)
   work = {name: training_operations(network) for name, network in networks.items()}
   functions = {name: gradient_step(network) for name, network in networks.items()}
+  work["full, float32, by XLA"] = work["full, float32"]
+  functions["full, float32, by XLA"] = gradient_step(networks["full, float32"], jit_compile=True)
   for dtype in ("float32", "bfloat16"):
     functions[f"matrix product, {dtype}"] = matrix_product(dtype)
     work[f"matrix product, {dtype}"] = 2 * MATRIX_SIZE**3
@@ -88,10 +92,14 @@ def loop(arguments):
   """`cifar10-train` as users run it: input, logging, averages and penalty included."""
   network = resnet20()
   functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
-  rows = timed({"matrix product, float32": matrix_product("float32"), **functions}, arguments.rounds)
+  functions["matrix product, float32"] = matrix_product("float32")
+  found = [measure(functions, arguments.rounds)]
+  rows = []
   for precision in PRECISIONS:
-    seconds, to_first_step, peak = train(precision, arguments.steps)
-    rows.append(row(f"{precision}, cifar10-train", seconds) | {"to_first_step": to_first_step, "peak_bytes": peak})
+    seconds, others = train(precision, arguments)
+    rows.append(row(f"{precision}, cifar10-train", seconds) | others)
+    found.append(measure(functions, arguments.rounds))
+  rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
   print_table("a step of the full network", rows, work, limit(rows))
@@ -116,10 +124,13 @@ def evaluation(arguments):
   work = {
     name: 2 * multiply_adds(network) * len(examples.labels) for name, network in zip(functions, networks.values())
   }
+  for name, network in networks.items():
+    functions[f"{name}, the forward pass alone"] = forward_pass(network, examples.images)
+    work[f"{name}, the forward pass alone"] = work[f"{name}, 10,000 images"]
   functions["matrix product, float32"] = matrix_product("float32")
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
-  rows = timed(functions, max(3, arguments.rounds // 4))
-  print_table("evaluation, with its tracing", rows, work, limit(rows))
+  rows = timed(functions, max(3, arguments.rounds // 3))
+  print_table("evaluation", rows, work, limit(rows))
   return rows
 
 
@@ -177,13 +188,13 @@ def matrix_product(dtype):
   return lambda: product()[0, 0].numpy()
 
 
-def gradient_step(network):
+def gradient_step(network, jit_compile=None):
   """A function that takes one step of plain SGD on one batch of noise."""
   images = tf.random.stateless_normal((BATCH_SIZE, 32, 32, 3), [0, 0])
   labels = tf.random.stateless_uniform((BATCH_SIZE,), [0, 1], 0, 10, tf.int32)
   variables = [variable.value for variable in network.trainable_variables]
 
-  @tf.function
+  @tf.function(jit_compile=jit_compile)
   def step():
     with tf.GradientTape() as tape:
       logits = tf.cast(network(images, training=True), tf.float32)
@@ -195,29 +206,47 @@ def gradient_step(network):
   return lambda: step().numpy()
 
 
-def train(precision, count):
-  """Runs cifar10-train: seconds of a step, one for every ten steps; seconds to its first line; peak memory in bytes."""
-  with tempfile.TemporaryDirectory() as workplace:
+def forward_pass(network, images):
+  """A function that sends images through the network as `precision_and_loss` does, once it is traced."""
+  network = fold_batch_norms(network)
+  outputs = tf.function(lambda batch: network(standardize(batch), training=False))
+  batches = [tf.constant(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE)]
+  return lambda: [outputs(batch) for batch in batches][-1].numpy()
+
+
+def train(precision, arguments):
+  """Runs cifar10-train: the seconds of a step, one figure for every ten; and its start and peak memory for the row."""
+  with tempfile.TemporaryDirectory() as workplace, open(f"{workplace}/errors", "w+") as errors:
     command = [
-      *(sys.executable, "-m", "cifar10.cli.train", "--dataset=synthetic", f"--train_dir={workplace}/run"),
-      *(f"--precision={precision}", f"--max_steps={count + 1}", "--log_frequency=10", "--nosqueeze_model"),
+      *(sys.executable, "-m", "cifar10.cli.train", f"--dataset={arguments.dataset}", f"--train_dir={workplace}/run"),
+      *(f"--precision={precision}", f"--max_steps={arguments.steps + 1}", "--log_frequency=10", "--nosqueeze_model"),
       *(f"--batch_size={BATCH_SIZE}", "--seed=1"),
     ]
     start = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-      while ": step 0," not in (line := process.stdout.readline()):
-        if not line:
-          sys.exit(f"{command} failed")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+      lines = iter(process.stdout.readline, "")
+      any(": step 0," in line for line in lines)
       to_first_step = time.monotonic() - start
-      process.stdout.read()
-      _, process.returncode, usage = os.wait4(process.pid, 0)
+      for _ in lines:
+        pass
+      _, status, usage = os.wait4(process.pid, 0)
+      process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+      errors.seek(0)
+      sys.exit(errors.read())
     with open(pathlib.Path(f"{workplace}/run_0/metrics.csv"), newline="") as file:
       rates = [float(line["examples_per_second"]) for line in csv.DictReader(file)]
-  return [BATCH_SIZE / rate for rate in rates[2:]], to_first_step, usage.ru_maxrss * 1024
+  others = {"to_first_step": to_first_step, "peak_bytes": usage.ru_maxrss * 1024}
+  return [BATCH_SIZE / rate for rate in rates[2:]], others
 
 
 def timed(functions, rounds):
-  """Times functions in turns; a row for each."""
+  """A row for each of the functions, which `measure` times."""
+  return [row(name, found) for name, found in measure(functions, rounds).items()]
+
+
+def measure(functions, rounds):
+  """Times functions in turns, after one that does not count; their seconds by name."""
   seconds = {name: [] for name in functions}
   for turn in range(rounds + 1):
     for name, function in functions.items():
@@ -225,7 +254,7 @@ def timed(functions, rounds):
       function()
       if turn:
         seconds[name].append(time.perf_counter() - start)
-  return [row(name, found) for name, found in seconds.items()]
+  return seconds
 
 
 def row(name, seconds):

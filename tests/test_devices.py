@@ -1,5 +1,6 @@
 """Tests of cifar10.devices, and of training on several devices and between several processes."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -44,12 +45,20 @@ def start(train_dir, *flags, **environment):
   )
 
 
+def free_ports():
+  """Ports below those that the system gives to connections, others for each process that runs tests."""
+  for port in range(20000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32768):
+    with contextlib.suppress(OSError):
+      socket.create_server(("localhost", port)).close()
+      yield port
+
+
+PORTS = free_ports()
+
+
 def start_workers(train_dir, flags_of_second=()):
   """Starts the stage on two workers of this host, the chief first."""
-  sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
-  addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-  for each in sockets:
-    each.close()
+  addresses = [f"localhost:{next(PORTS)}" for _ in range(2)]
   processes = []
   for index, flags in enumerate([(), flags_of_second]):
     settings = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -119,14 +128,32 @@ def test_two_devices_in_two_runs_give_what_two_workers_give_in_one(by_workers, t
 def test_the_replicas_share_the_batch_of_one_device(tmp_path):
   few = ("--max_steps=21", "--log_frequency=5")
   one, two, apart = (tmp_path / name for name in ("one", "two", "apart"))
-  processes = start(one, *few), start(two, *few, *MIRRORED, "--sync_batch_norm")
+  synchronized = (*few, *MIRRORED, "--sync_batch_norm")
+  processes = start(one, *few), start(two, *synchronized, "--max_steps=11", "--nosqueeze_model")
   assert [code for code, _, _ in ended(*processes)] == [0, 0]
+  ((code, output, _),) = ended(start(two, *synchronized, "--num_replicas=4"))
+  assert code == 0
+  assert "--num_replicas was 2 and is now 4." in output
   for ours, theirs in zip(weights(two), weights(one), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
   for ours, theirs in zip(rows(two), rows(one), strict=True):
     assert ours == pytest.approx(theirs, rel=1e-4)
   assert ended(start(apart, *few, *MIRRORED))[0][0] == 0
-  assert [row["loss"] for row in rows(apart)] != pytest.approx([row["loss"] for row in rows(one)], rel=1e-3)
+  losses = [[row["loss"] for row in rows(each)] for each in (apart, one)]
+  assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_stage_goes_on_compiled_by_xla_and_on_one_device(tmp_path):
+  plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+  few = ("--max_steps=21", "--log_frequency=5")
+  ends = ended(start(plain, *few, *MIRRORED), start(compiled, *few, *MIRRORED, "--jit_compile"))
+  assert [code for code, _, _ in ends] == [0, 0]
+  for ours, theirs in zip(weights(compiled), weights(plain), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+  ((code, output, _),) = ended(start(compiled, "--max_steps=31", "--log_frequency=5"))
+  assert code == 0
+  assert "--distribution_strategy was mirrored and is now one_device." in output
+  assert [row["step"] for row in rows(compiled)] == list(range(0, 31, 5))
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -138,7 +165,7 @@ def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_pa
   ends = ended(*processes)
   code, _, errors = ends[1 - victim]
   assert code == 1
-  assert errors.splitlines()[-1].startswith("cifar10-train: another worker has gone (")
+  assert errors.splitlines()[-1].startswith("cifar10-train: another worker has gone, or ")
   assert "Traceback" not in errors
   assert [code for code, _, _ in ended(*start_workers(train_dir))] == [0, 0]
   assert_same(train_dir, by_workers[0])

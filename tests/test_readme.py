@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import os
 import pathlib
 import re
 import shlex
@@ -91,6 +93,23 @@ def test_scripts_and_files_that_it_names_exist():
   assert len(names) >= 10
   for name in names:
     assert (root / name).exists(), name
+
+
+def test_under_slurm_each_task_gets_its_place(tmp_path):
+  (example,) = (block for block in blocks("sh") if "scontrol" in block)
+  for name, script in {
+    "srun": 'SLURM_PROCID=1 exec "$@"',
+    "scontrol": "printf 'node1\\nnode2\\n'",
+    "cifar10-train": 'echo "$TF_CONFIG"',
+  }.items():
+    (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / name).chmod(0o755)
+  environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+  result = subprocess.run(["bash", "-ec", example], capture_output=True, text=True, check=True, env=environment)
+  assert json.loads(result.stdout) == {
+    "cluster": {"worker": ["node1:2222", "node2:2222"]},
+    "task": {"type": "worker", "index": 1},
+  }
 
 
 @pytest.mark.parametrize("example", blocks("python"))

@@ -263,13 +263,11 @@ def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys
   rows = json.loads((tmp_path / "rows.json").read_text())
   for row in rows:
     assert 0 < row["fastest"] <= row["median"] <= row["slowest"]
-  products = [row for row in rows if row["name"] == "matrix product, float32"]
-  assert [row["of_limit"] for row in products] == [1.0] * 3
   loops = {row["name"]: row for row in rows if "peak_bytes" in row}
   assert list(loops) == ["float32, cifar10-train", "mixed_bfloat16, cifar10-train"]
   for row in loops.values():
     assert row["operations"] == 2 * 3 * 41_599_616 * 125
-    assert row["median"] < row["to_first_step"]
+    assert 0.2 < row["to_first_step"] < 300
     assert row["peak_bytes"] > 100 * 2**20
   inference = [(row["runtime"], row["batch_size"], row["name"]) for row in rows if "runtime" in row]
   assert sorted(inference) == sorted(

@@ -552,6 +552,19 @@ def test_a_resumed_run_in_half_precision_gives_the_weights_of_one_run(config, tm
   assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
 
 
+def test_a_signal_during_the_last_save_ends_the_run_before_the_squeeze(config, monkeypatch):
+  save = checkpoints.save
+
+  def signalled(*args, **kwargs):
+    save(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(checkpoints, "save", signalled)
+  with pytest.raises(Interrupted, match="step 20 is saved"):
+    train(config)
+  assert not version(config, 1).exists()
+
+
 def test_widths_are_rounded_up(config):
   train(change(config, l1_penalty=30.0))
   assert checkpoints.load_network(version(config, 1)).get_layer("conv1").filters < 4
@@ -560,10 +573,13 @@ def test_widths_are_rounded_up(config):
   assert checkpoints.read_stage(version(config, 0))["finished"]["multiple_of"] == 4
 
 
-def test_compiled_by_xla_training_computes_the_same(config, tmp_path):
+def test_compiled_by_xla_training_computes_the_same(config, tmp_path, monkeypatch):
   compiled = change(config, jit_compile=True, train_dir=str(tmp_path / "compiled"))
-  for each in (config, compiled):
-    train(each)
+  train(config)
+  calls, function = [], tf.function
+  monkeypatch.setattr(tf, "function", lambda *args, **kwargs: calls.append(kwargs) or function(*args, **kwargs))
+  train(compiled)
+  assert {"jit_compile": True} in calls
   for ours, theirs in zip(saved_weights(compiled, 1), saved_weights(config, 1), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
