@@ -6,6 +6,7 @@ saves and squeezes; the others do as it says.
 """
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -118,7 +119,13 @@ def sum_over_workers(strategy, *numbers):
   values = strategy.experimental_distribute_values_from_function(
     lambda context: first_only[context.replica_id_in_sync_group % devices]
   )
-  return tuple(int(number) for number in strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
+  return tuple(int(number) for number in _summing(strategy)(values))
+
+
+@functools.cache
+def _summing(strategy):
+  # Eagerly TensorFlow would leave threads behind where an exchange fails, and Python complain of them at its end.
+  return tf.function(lambda values: strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
 
 
 def chief_says(strategy, *numbers):
