@@ -143,6 +143,7 @@ def test_the_replicas_share_the_batch_of_one_device(tmp_path):
   assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_compiled_by_xla_and_on_one_device(tmp_path):
   plain, compiled = tmp_path / "plain", tmp_path / "compiled"
   few = ("--max_steps=21", "--log_frequency=5")
@@ -156,7 +157,7 @@ def test_a_stage_goes_on_compiled_by_xla_and_on_one_device(tmp_path):
   assert [row["step"] for row in rows(compiled)] == list(range(0, 31, 5))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_path, victim):
   train_dir = tmp_path / "run"
   processes = start_workers(train_dir)
