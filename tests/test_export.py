@@ -107,6 +107,11 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
   assert files(directory / "export")[:3] == ["model.onnx", "model.tflite", "model_int8.tflite"]
 
 
+def test_onnx_alone_is_exported(config):
+  export(dataclasses.replace(config, formats=("onnx",)))
+  assert [row["format"] for row in record(config, 1)["exports"]] == ["keras", "onnx"]
+
+
 def test_weights_and_activations_of_the_int8_file_are_int8(network, synthetic, tmp_path):
   from ai_edge_litert.interpreter import Interpreter
 

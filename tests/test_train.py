@@ -316,6 +316,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(c
   assert version(config, 1).exists()
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_the_step_whose_loss_is_not_finite_is_named_however_many_a_call_has(config, monkeypatch, precision):
+  sentences = []
+  for seconds_per_call in (0, 1000):
+    monkeypatch.setattr(train_module, "SECONDS_PER_CALL", seconds_per_call)
+    with pytest.raises(UserError, match="^loss is not finite after step [1-9]") as error:
+      train(change(config, learning_rate=1e30, log_frequency=1000, max_steps=1000, precision=precision))
+    sentences.append(str(error.value))
+  assert sentences[0] == sentences[1]
+  assert ("with another --precision" in sentences[0]) == (precision == "mixed_float16")
+
+
 def test_without_squeezing_there_is_no_next_version_and_squeezing_can_follow(config):
   train(change(config, squeeze_model=False))
   assert not version(config, 1).exists()
@@ -577,9 +589,10 @@ def test_compiled_by_xla_training_computes_the_same(config, tmp_path, monkeypatc
   compiled = change(config, jit_compile=True, train_dir=str(tmp_path / "compiled"))
   train(config)
   calls, function = [], tf.function
-  monkeypatch.setattr(tf, "function", lambda *args, **kwargs: calls.append(kwargs) or function(*args, **kwargs))
+  monkeypatch.setattr(tf, "function", lambda *args, **kwargs: calls.append((args, kwargs)) or function(*args, **kwargs))
   train(compiled)
-  assert {"jit_compile": True} in calls
+  (kwargs,) = [kwargs for args, kwargs in calls if args and args[0].__name__ == "gradients_and_loss"]
+  assert kwargs == {"jit_compile": True}
   for ours, theirs in zip(saved_weights(compiled, 1), saved_weights(config, 1), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
