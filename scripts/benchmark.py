@@ -84,7 +84,7 @@ def steps(arguments):
     functions[f"matrix product, {dtype}"] = matrix_product(dtype)
     work[f"matrix product, {dtype}"] = 2 * MATRIX_SIZE**3
   rows = timed(functions, arguments.rounds)
-  print_table("training step, no input", rows, work, limit(rows))
+  print_table("training step, no input", rows, work)
   return rows
 
 
@@ -102,7 +102,7 @@ def loop(arguments):
   rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
-  print_table("a step of the full network", rows, work, limit(rows))
+  print_table("a step of the full network", rows, work)
   for each in rows:
     if "peak_bytes" in each:
       print(
@@ -130,7 +130,7 @@ def evaluation(arguments):
   functions["matrix product, float32"] = matrix_product("float32")
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
   rows = timed(functions, max(3, arguments.rounds // 3))
-  print_table("evaluation", rows, work, limit(rows))
+  print_table("evaluation", rows, work)
   return rows
 
 
@@ -267,8 +267,9 @@ def limit(rows):
   return 2 * MATRIX_SIZE**3 / next(row["median"] for row in rows if row["name"] == "matrix product, float32")
 
 
-def print_table(title, rows, work, most):
+def print_table(title, rows, work):
   """Prints times, rates, and their share of the limit."""
+  most = limit(rows)
   print(f"| {title} | ms | fastest to slowest | GFLOP | GFLOP/s | of the float32 limit |")
   print("|---|---|---|---|---|---|")
   for each in rows:

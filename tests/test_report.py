@@ -341,9 +341,11 @@ def test_evaluations_of_training_checkpoints_do_not_stand_for_a_version(chain):
 
 def test_a_sentence_keeps_the_path_that_it_begins_with(chain, monkeypatch):
   monkeypatch.chdir(chain.parent)
-  (version("run", 1) / "gammas.npz").write_bytes(b"junk")
-  (sentence,) = [text for text in read_chain("run", "run").versions[1].missing if "is damaged" in text]
-  assert sentence.startswith("run_1/gammas.npz is damaged")
+  shutil.copytree(version("run", 1), "my chains/run_1")
+  for train_dir in ("run", "my chains/run"):
+    (version(train_dir, 1) / "gammas.npz").write_bytes(b"junk")
+    (sentence,) = [text for each in read_chain(train_dir, "run").versions for text in each.missing if "damaged" in text]
+    assert sentence.startswith(f"{train_dir}_1/gammas.npz is damaged")
 
 
 def test_without_a_version_there_is_one_sentence_and_nothing_is_written(tmp_path, capsys):

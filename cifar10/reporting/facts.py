@@ -108,7 +108,7 @@ def _read_version(number, directory, is_last):
     try:
       read(version, directory)
     except (UserError, OSError) as error:
-      version.missing.append(_sentence(str(error)))
+      version.missing.append(_sentence(str(error), directory))
   if not version.stage and not version.missing and (version.rows or not is_last):
     version.missing.append(f"{directory / checkpoints.STAGE_FILE} is not there: how it was trained is unknown.")
   return version
@@ -233,7 +233,7 @@ def _set_costs(version, squeeze_before, directory):
       network = checkpoints.load_network(directory)
       costs = network.count_params(), multiply_adds(network)
     except UserError as error:
-      version.missing.append(_sentence(str(error)))
+      version.missing.append(_sentence(str(error), directory))
   version.parameters, version.multiply_adds = costs or (None, None)
 
 
@@ -247,7 +247,7 @@ def number(value):
   return value if usable and math.isfinite(value) else None
 
 
-def _sentence(text):
-  """A text as a sentence; a path that it begins with stays as it is."""
-  first, _, rest = text.rstrip(".").partition(" ")
-  return f"{first if '/' in first else first[:1].upper() + first[1:]} {rest}."
+def _sentence(text, directory):
+  """A text as a sentence; a path in `directory` that it begins with stays as it is."""
+  start = text[:1] if text.startswith(str(directory)) else text[:1].upper()
+  return start + text[1:].rstrip(".") + "."
