@@ -1,20 +1,20 @@
 """Precision and loss of a checkpoint version."""
 
-import json
 import os
 import sys
 import time
 
 import tensorflow as tf
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import input_pipeline
 from cifar10.config import EvalConfig
+from cifar10.console import say, timestamp
 from cifar10.errors import UserError, first_line
-from cifar10.metrics import timestamp
 from cifar10.pruning import fold_batch_norms, multiply_adds
+from cifar10.version.directory import Version
+from cifar10.version.evaluations import add_evaluation
 
 SPLITS = {"test": "test", "train_eval": "train"}
-EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 def evaluate(config: EvalConfig):
@@ -74,10 +74,11 @@ def _evaluate_forever(config, examples):
 
 
 def _evaluate_once(config, examples):
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  model, step = checkpoints.load_version(directory, config.checkpoint_iter)
+  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  model, step, damage = version.load(config.checkpoint_iter)
+  say(*damage)
   if config.model not in (None, model.name):
-    raise UserError(f"--model is {config.model}, but {directory} holds a {model.name}; leave --model out.")
+    raise UserError(f"--model is {config.model}, but {version} holds a {model.name}; leave --model out.")
   parameters = model.count_params()
   print(f"total params: {parameters}", flush=True)
   precision, loss = precision_and_loss(model, examples, config.batch_size)
@@ -96,18 +97,11 @@ def _evaluate_once(config, examples):
     "time": timestamp(),
   }
   try:
-    with tf.summary.create_file_writer(os.path.join(config.eval_dir, directory.name)).as_default(step):
+    with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)
       tf.summary.scalar("Test loss", loss)
   except tf.errors.OpError as error:
     raise UserError(
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
-  _append_line(directory / EVALUATIONS_FILE, json.dumps(record))
-
-
-def _append_line(path, line):
-  """Appends a line to a file; what a killed process left of another before it stays a line of its own."""
-  cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-  with open(path, "a") as file:
-    file.write("\n" * cut + line + "\n")
+  add_evaluation(version.path, record)

@@ -2,9 +2,7 @@
 
 import contextlib
 import importlib.util
-import json
 import pathlib
-import shutil
 import statistics
 import time
 import warnings
@@ -12,14 +10,15 @@ import warnings
 import keras
 import tensorflow as tf
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import console, input_pipeline
 from cifar10.config import ExportConfig
 from cifar10.errors import UserError
 from cifar10.input_pipeline import IMAGE_SHAPE, standardize
-from cifar10.metrics import timestamp
 from cifar10.pruning import fold_batch_norms
+from cifar10.version import files
+from cifar10.version.directory import MODEL_FILE, Version
+from cifar10.version.exports import write_exports
 
-EXPORT_FILE = "export.json"
 FILES = {
   "saved_model": "saved_model",
   "litert": "model.tflite",
@@ -44,25 +43,26 @@ def export(config: ExportConfig):
     UserError: a package is missing; data, directory or settings do not fit.
   """
   _check_packages(config.formats)
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  network, step = checkpoints.load_version(directory, config.checkpoint_iter)
+  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  network, step, damage = version.load(config.checkpoint_iter)
+  console.say(*damage)
   test, calibration = (
     _first(input_pipeline.load(config.dataset, split, config.data_dir), count)
     for split, count in (("test", EXAMPLES), ("train", CALIBRATION_EXAMPLES))
   )
   served = served_model(fold_batch_norms(network), config.input, config.softmax)
   run = _compiled(served_model(network, config.input, config.softmax))
-  output_dir = pathlib.Path(config.output_dir) if config.output_dir else directory / "export"
+  output_dir = pathlib.Path(config.output_dir) if config.output_dir else version.path / "export"
   images = _inputs(test.images, config.input)
   expected = run(images)
   with _workplace(output_dir) as workplace:
-    network.save(workplace / checkpoints.MODEL_FILE)
-    size = _size(workplace / checkpoints.MODEL_FILE)
+    network.save(workplace / MODEL_FILE)
+    size = _size(workplace / MODEL_FILE)
     rows = [_row("keras", None, size, run, images, test.labels, expected)]
     for name in config.formats:
       path = workplace / FILES[name]
       write(served, name, path, _inputs(calibration.images, config.input))
-      final = _recorded_path(output_dir / FILES[name], directory)
+      final = _recorded_path(output_dir / FILES[name], version.path)
       rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
@@ -73,11 +73,10 @@ def export(config: ExportConfig):
     "examples": len(test.labels),
     "input": config.input,
     "softmax": config.softmax,
-    "time": timestamp(),
+    "time": console.timestamp(),
     "exports": rows,
   }
-  with checkpoints.atomic_file(directory / EXPORT_FILE) as file:
-    file.write(json.dumps(record, indent=1).encode())
+  write_exports(version.path, record)
 
 
 def served_model(network, input, softmax):
@@ -165,16 +164,20 @@ def load(name, path):
 
 def table(rows):
   """The rows of `export.json` as a Markdown table."""
-  lines = [
-    "| format | file | bytes | largest difference | equal predictions | precision @ 1 | ms at batch 1 |",
-    "|---|---|---|---|---|---|---|",
+  header = ["format", "file", "bytes", "largest difference", "equal predictions", "precision @ 1", "ms at batch 1"]
+  return console.table(header, [_cells(row) for row in rows])
+
+
+def _cells(row):
+  return [
+    row["format"],
+    row["path"] or "",
+    f"{row['bytes']:,}",
+    f"{row['largest_difference']:.1e}",
+    f"{row['agreement']:.4f}",
+    f"{row['precision']:.4f}",
+    f"{row['latency_ms']:.2f}",
   ]
-  for row in rows:
-    lines.append(
-      f"| {row['format']} | {row['path'] or ''} | {row['bytes']:,} | {row['largest_difference']:.1e} | "
-      f"{row['agreement']:.4f} | {row['precision']:.4f} | {row['latency_ms']:.2f} |"
-    )
-  return "\n".join(lines)
 
 
 def _check_packages(formats):
@@ -209,13 +212,10 @@ def _operations(operations):
 def _workplace(output_dir):
   """A directory to write in beside the finished files; nothing of it stays, nor of `output_dir` if that stays empty."""
   made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
-  workplace = output_dir / ".unfinished"
-  shutil.rmtree(workplace, ignore_errors=True)
   try:
-    workplace.mkdir(parents=True)
-    yield workplace
+    with files.workplace(output_dir / "export") as workplace:
+      yield workplace
   finally:
-    shutil.rmtree(workplace, ignore_errors=True)
     with contextlib.suppress(OSError):
       for path in made:
         path.rmdir()

@@ -4,10 +4,11 @@ import pathlib
 
 import tensorflow as tf
 
-from cifar10 import checkpoints
 from cifar10.config import PredictConfig
+from cifar10.console import say
 from cifar10.errors import UserError, first_line
 from cifar10.input_pipeline import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES, standardize
+from cifar10.version.directory import Version
 
 NAMES = {"cifar10": CLASS_NAMES, "synthetic": SYNTHETIC_CLASS_NAMES}
 
@@ -18,8 +19,9 @@ def predict(config: PredictConfig):
   Raises:
     UserError: there is no such version; or files cannot be read, one sentence for each, after the lines of the others.
   """
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  network, _ = checkpoints.load_version(directory, config.checkpoint_iter)
+  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  network, _, damage = version.load(config.checkpoint_iter)
+  say(*damage)
   complaints = []
   for path in config.images:
     try:

@@ -17,23 +17,22 @@ import sys
 import tempfile
 import time
 
+from cifar10.recipes import RECIPES, flags
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-STAGES = ("0.5", "3.0", "0.0")  # l1_penalty
+STAGES = RECIPES["kills"]
 UNFINISHED = {
   "a checkpoint": "{name}_*/model.ckpt-*temp*",
-  "a record": "{name}_*/*.new",
-  "the next version": ".{name}_*",
+  "a record": "{name}_*/.unfinished.*",
+  "the next version": ".unfinished.{name}_*",
 }
 
 
 def command(train_dir, version):
   """The command line of one stage."""
-  return [
-    sys.executable, "-m", "cifar10.cli.train", "--dataset=synthetic", "--batch_size=4", "--max_steps=30", "--seed=1",
-    "--log_frequency=5", "--save_interval_secs=0.2", f"--train_dir={train_dir}", f"--checkpoint_version={version}",
-    f"--l1_penalty={STAGES[version]}",
-  ]  # fmt: skip
+  where = ["--dataset=synthetic", f"--train_dir={train_dir}", f"--checkpoint_version={version}"]
+  return [sys.executable, "-m", "cifar10.cli.train", *where, *flags(STAGES[version])]
 
 
 def run_whole(train_dir):
@@ -95,10 +94,10 @@ def assert_same(whole, killed):
   """Exits with a sentence unless the versions of two chains are the same and nothing unfinished is left."""
   import numpy as np
 
-  from cifar10.checkpoints import load_network, version_dir
+  from cifar10.version.directory import Version
 
   for version in range(1, len(STAGES) + 1):
-    ours, theirs = (load_network(version_dir(train_dir, version)) for train_dir in (killed, whole))
+    ours, theirs = (Version(train_dir, version).network() for train_dir in (killed, whole))
     if ours.get_config() != theirs.get_config():
       raise SystemExit(f"version {version}: the architectures differ")
     for one, other in zip(ours.variables, theirs.variables, strict=True):

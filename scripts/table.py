@@ -4,9 +4,11 @@ python scripts/table.py TRAIN_DIR [--min_reduction 0.2] [--min_precision 0.9]
 """
 
 import argparse
-import json
 import pathlib
 import sys
+
+from cifar10.console import table
+from cifar10.version.evaluations import newest_evaluation
 
 
 def main():
@@ -16,23 +18,17 @@ def main():
   parser.add_argument("--min_reduction", type=float, help="least share of version 0's parameters that 2 lacks")
   parser.add_argument("--min_precision", type=float, help="least precision of version 3")
   arguments = parser.parse_args()
-  rows = {version: newest_evaluation(arguments.train_dir, version) for version in range(4)}
-  print("| version | parameters | multiply-adds | precision @ 1 | test loss |")
-  print("|---|---|---|---|---|")
-  for version, row in rows.items():
-    if row:
-      print(
-        f"| {version} | {row['parameters']:,} | {row['multiply_adds']:,} | {row['precision']:.4f} | {row['loss']:.4f} |"
-      )
+  directories = {version: pathlib.Path(f"{arguments.train_dir}_{version}") for version in range(4)}
+  rows = {version: newest_evaluation(directory, version) for version, directory in directories.items()}
+  header = ["version", "parameters", "multiply-adds", "precision @ 1", "test loss"]
+  print(table(header, [cells(version, row) for version, row in rows.items() if row]))
   sys.exit(failures(rows, arguments.min_reduction, arguments.min_precision))
 
 
-def newest_evaluation(train_dir, version):
-  """The last evaluation, a dict, of the network that a version starts from, or that version 0 trained; or None."""
-  path = pathlib.Path(f"{train_dir}_{version}", "evaluations.jsonl")
-  records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-  records = [r for r in records if r["eval_data"] == "test" and (version == 0) == (r["checkpoint_iter"] > 0)]
-  return records[-1] if records else None
+def cells(version, row):
+  """The row of a version."""
+  costs = [f"{row[name]:,}" for name in ("parameters", "multiply_adds")]
+  return [version, *costs, *(f"{row[name]:.4f}" for name in ("precision", "loss"))]
 
 
 def failures(rows, min_reduction, min_precision):

@@ -1,9 +1,11 @@
 import hypothesis
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
 from cifar10 import input_pipeline
+from cifar10.training_state import TrainingState
 
 
 def build_tiny_network(name="cnn4"):
@@ -26,6 +28,19 @@ def build_network():
 def tiny_network():
   """A network that trains in no time; it has one gated gamma of 4 channels, conv1_bn's."""
   return build_tiny_network()
+
+
+@pytest.fixture
+def state(tiny_network):
+  """A training state of the tiny network at step 7, whose averages are not its weights."""
+  state = TrainingState(tiny_network)
+  generator = np.random.default_rng(0)
+  for variable in state.model.trainable_variables:
+    variable.assign(generator.normal(size=variable.shape))
+  for average in state.averages:
+    average.assign(generator.normal(size=average.shape))
+  state.step.assign(7)
+  return state
 
 
 @pytest.fixture(scope="session")

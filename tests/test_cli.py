@@ -63,18 +63,18 @@ def test_help_needs_no_tensorflow(module):
 
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
 def test_flags_and_settings_are_the_same(module, name, config):
-  flags = set(module.flag_values()) - {"help", "h"}
+  flags = set(command.flag_values(config)) - {"help", "h"}
   assert flags == {field.name for field in flag_fields(module, config)}
 
 
-@pytest.mark.parametrize("module", [train, evaluate])
-def test_models_are_those_of_the_program(module):
-  assert module.flag_values()["model"].parser.enum_values == list(MODELS)
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig])
+def test_models_are_those_of_the_program(config):
+  assert command.flag_values(config)["model"].parser.enum_values == list(MODELS)
 
 
-@pytest.mark.parametrize("module", [train, evaluate, export, predict])
-def test_data_sets_are_those_of_the_program(module):
-  assert module.flag_values()["dataset"].parser.enum_values == list(DATASETS)
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig, ExportConfig, PredictConfig])
+def test_data_sets_are_those_of_the_program(config):
+  assert command.flag_values(config)["dataset"].parser.enum_values == list(DATASETS)
 
 
 def test_formats_are_those_of_the_program():
@@ -175,15 +175,15 @@ def test_flags_that_exclude_each_other_are_one_sentence(flags, sentence, capsys)
   assert sentence in line
 
 
-def numbers(module):
+def numbers(config):
   """The flags of a command that take numbers."""
-  values = module.flag_values()
+  values = command.flag_values(config)
   return [name for name in values if isinstance(values[name].default, (int, float)) and not values[name].boolean] + (
-    ["seed", "weight_decay", "target_sparsity", "num_replicas"] if module is train else []
+    ["seed", "weight_decay", "target_sparsity", "num_replicas"] if config is TrainConfig else []
   )
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, name) for m, _, _ in COMMANDS for name in numbers(m)])
+@pytest.mark.parametrize(("module", "name"), [(m, name) for m, _, config in COMMANDS for name in numbers(config)])
 @pytest.mark.parametrize("value", ["", "text", "nan", "inf", "-inf", "-5", "1e400", f"{10**30}", "1;2", "zwölf"])
 def test_every_number_has_a_range_that_the_sentence_names(module, name, value, capsys):
   with pytest.raises(SystemExit) as end:

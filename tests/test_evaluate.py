@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import input_pipeline
 from cifar10.config import EvalConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate, precision_and_loss
 from cifar10.input_pipeline import Examples
 from cifar10.train import train
+from cifar10.training_state import TrainingState, averaged_model
+from cifar10.version import checkpoints
+from cifar10.version.directory import Version
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
@@ -42,7 +45,7 @@ def config(tmp_path):
 
 
 def records(config):
-  path = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version) / "evaluations.jsonl"
+  path = Version(config.checkpoint_dir, config.checkpoint_version).path / "evaluations.jsonl"
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -76,11 +79,11 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
   evaluate(config)
   (record,) = records(config)
   assert record.pop("time")
-  model, step = checkpoints.load_network(checkpoints.version_dir(config.checkpoint_dir, 1)), 20
-  state = checkpoints.TrainingState(model)
-  checkpoints.restore(checkpoints.version_dir(config.checkpoint_dir, 1), state, step)
+  model, step = Version(config.checkpoint_dir, 1).network(), 20
+  state = TrainingState(model)
+  checkpoints.restore(Version(config.checkpoint_dir, 1).path, state, step)
   examples = Examples(*(array[:300] for array in synthetic["test"]))
-  precision, loss = reference_figures(checkpoints.averaged_model(state), examples)
+  precision, loss = reference_figures(averaged_model(state), examples)
   assert record == {
     "checkpoint_version": 1, "checkpoint_iter": 20, "dataset": "synthetic", "eval_data": "test", "examples": 300,
     "precision": pytest.approx(precision), "loss": pytest.approx(loss, rel=1e-5),
@@ -104,7 +107,7 @@ def test_a_chosen_checkpoint_is_evaluated(config):
 
 def test_the_training_images_are_evaluated_without_distortion(config, synthetic):
   evaluate(dataclasses.replace(config, eval_data="train_eval", checkpoint_iter=0))
-  network = checkpoints.load_network(checkpoints.version_dir(config.checkpoint_dir, 1))
+  network = Version(config.checkpoint_dir, 1).network()
   examples = Examples(*(array[:300] for array in synthetic["train"]))
   assert records(config)[0]["loss"] == pytest.approx(reference_figures(network, examples)[1], rel=1e-5)
 

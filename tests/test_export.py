@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar10 import checkpoints
 from cifar10 import export as export_module
-from cifar10.checkpoints import replace_version, version_dir
-from cifar10.config import ExportConfig
+from cifar10.config import ExportConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.export import FILES, export, load, served_model, write
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms, squeeze
+from cifar10.training_state import TrainingState
+from cifar10.version import checkpoints
+from cifar10.version.directory import Version
+from cifar10.version.stage import Progress, Stage, write_stage
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
@@ -49,13 +51,13 @@ def config(tmp_path, network, monkeypatch):
   monkeypatch.setattr(export_module, "CALIBRATION_EXAMPLES", 50)
   monkeypatch.setattr(export_module, "TIMED_RUNS", 3)
   train_dir = str(tmp_path / "run")
-  replace_version(version_dir(train_dir, 1), network)
-  replace_version(version_dir(train_dir, 2), squeeze(network)[0])
+  Version(train_dir, 1).replace(network)
+  Version(train_dir, 2).replace(squeeze(network)[0])
   return ExportConfig(checkpoint_dir=train_dir, dataset="synthetic")
 
 
 def record(config, version=1):
-  return json.loads((version_dir(config.checkpoint_dir, version) / "export.json").read_text())
+  return json.loads((Version(config.checkpoint_dir, version).path / "export.json").read_text())
 
 
 def files(directory):
@@ -76,7 +78,7 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
     "checkpoint_iter": 0, "dataset": "synthetic", "examples": 200, "input": input, "softmax": input == "uint8",
   }  # fmt: skip
   assert list(rows) == ["keras", *FILES]
-  directory = version_dir(config.checkpoint_dir, version)
+  directory = Version(config.checkpoint_dir, version).path
   given = images if input == "uint8" else standardize(images).numpy()
   for name in FILES:
     path = directory / rows[name]["path"]
@@ -130,14 +132,12 @@ def test_weights_and_activations_of_the_int8_file_are_int8(network, synthetic, t
 
 
 def test_a_training_checkpoint_is_exported(config, network, synthetic):
-  directory = version_dir(config.checkpoint_dir, 1)
-  state = checkpoints.TrainingState(network)
+  directory = Version(config.checkpoint_dir, 1).path
+  state = TrainingState(network)
   state.averages[-1].assign_add(np.arange(10.0))
   checkpoints.save(directory, state, 5)
-  checkpoints.write_stage(directory, {
-    "flags": {"model": "cnn4", "dataset": "synthetic", "batch_size": 1, "weight_decay": 0.0, "seed": 1},
-    "progress": {"step": 5, "seconds": 1.0}, "finished": None,
-  })  # fmt: skip
+  flags = TrainConfig(model="cnn4", dataset="synthetic", batch_size=1, weight_decay=0.0, seed=1, precision="float32")
+  write_stage(directory, Stage(flags, progress=Progress(5, 1.0)))
   given = standardize(synthetic["test"].images[:5]).numpy()
   outputs = {}
   for step in (-1, 0):
@@ -162,7 +162,7 @@ def test_an_export_replaces_its_own_files_alone(config, tmp_path):
 @pytest.mark.parametrize("there", [False, True])
 def test_nothing_is_half_written(config, monkeypatch, there):
   config = dataclasses.replace(config, formats=("saved_model", "litert"))
-  directory = version_dir(config.checkpoint_dir, 1)
+  directory = Version(config.checkpoint_dir, 1).path
   if there:
     export(config)
   before = {name: (directory / name).read_bytes() for name in files(directory) if (directory / name).is_file()}
@@ -182,12 +182,12 @@ def test_nothing_is_half_written(config, monkeypatch, there):
 def test_a_missing_package_is_named_before_anything_is_done(config, monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
-  before = files(version_dir(config.checkpoint_dir, 1))
+  before = files(Version(config.checkpoint_dir, 1).path)
   with pytest.raises(
     UserError, match=r"--formats has onnx, which needs tf2onnx; .*'cifar10-channel-pruning\[export\]'"
   ):
     export(config)
-  assert files(version_dir(config.checkpoint_dir, 1)) == before
+  assert files(Version(config.checkpoint_dir, 1).path) == before
   export(dataclasses.replace(config, formats=("saved_model",)))
 
 

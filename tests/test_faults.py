@@ -50,16 +50,21 @@ import zipfile
 import kill_and_resume
 import numpy as np
 import pytest
+from helpers import write_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar10 import checkpoints, input_pipeline, metrics
-from cifar10 import train as train_module
+from cifar10 import input_pipeline
 from cifar10.cli import command
 from cifar10.config import EvalConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.train import train
+from cifar10.training import hand_over
+from cifar10.training.recorder import Recorder
+from cifar10.version import checkpoints, metrics
+from cifar10.version.directory import Version
+from cifar10.version.stage import Progress, read_stage
 
 
 @pytest.fixture
@@ -75,11 +80,11 @@ def change(config, **settings):
 
 
 def version(config, number=0):
-  return checkpoints.version_dir(config.train_dir, number)
+  return Version(config.train_dir, number)
 
 
 def weights(config, number=1):
-  return checkpoints.load_network(version(config, number)).get_weights()
+  return version(config, number).network().get_weights()
 
 
 def assert_same_weights(ours, theirs):
@@ -138,24 +143,25 @@ def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
 )  # fmt: skip
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, capsys, suffix, damage):
   config, expected = interrupted
-  damage(version(config) / f"model.ckpt-20.{suffix}")
+  damage(version(config).path / f"model.ckpt-20.{suffix}")
   capsys.readouterr()
-  _, step = checkpoints.load_version(version(config))
+  _, step, damage = version(config).load()
   assert step == 10
+  assert damage == [f"{version(config).path / 'model.ckpt-20'} is damaged; looking for an older one."]
   train(config)
   output = capsys.readouterr().out
-  assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 2
+  assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 1
   assert "resumed at step 10." in output
   assert_same_weights(weights(config), expected)
 
 
 def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(interrupted):
   config, _ = interrupted
-  for path in version(config).glob("*.index"):
+  for path in version(config).path.glob("*.index"):
     path.write_bytes(b"junk")
-  before = {path: path.read_bytes() for path in version(config).iterdir()}
+  before = {path: path.read_bytes() for path in version(config).path.iterdir()}
   assert_one_sentence(config, "model.ckpt-10 cannot be read")
-  assert {path: path.read_bytes() for path in version(config).iterdir()} == before
+  assert {path: path.read_bytes() for path in version(config).path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(in
 )
 def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted, capsys, damage):
   config, expected = interrupted
-  damage(version(config) / "stage.json")
+  damage(version(config).path / "stage.json")
   train(config)
   assert "stage.json is damaged;" in capsys.readouterr().out
   assert_same_weights(weights(config), expected)
@@ -172,13 +178,14 @@ def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted
 def test_without_a_good_record_of_the_stage_nothing_starts_anew(interrupted):
   config, _ = interrupted
   for name in ("stage.json", "stage.json.old"):
-    cut(version(config) / name)
+    cut(version(config).path / name)
   assert_one_sentence(config, "stage.json is damaged: it does not match its checksum")
-  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
+  assert version(config).checkpoint_steps() == [10, 20]
 
 
 def test_a_network_with_any_bit_flipped_is_refused(tmp_path, tiny_network):
-  path = tmp_path / "model.keras"
+  path = tmp_path / "run_1" / "model.keras"
+  path.parent.mkdir()
   tiny_network.save(path)
   whole = path.read_bytes()
   expected = tiny_network.get_weights()
@@ -187,13 +194,13 @@ def test_a_network_with_any_bit_flipped_is_refused(tmp_path, tiny_network):
     path.write_bytes(whole)
     flip(path, place)
     try:
-      assert_same_weights(checkpoints.load_network(tmp_path).get_weights(), expected)
+      assert_same_weights(Version(tmp_path / "run", 1).network().get_weights(), expected)
     except UserError:
       refused += 1
   assert refused > 18  # Some bits, like those of dates, mean nothing.
   path.write_bytes(whole[:-30])
   with pytest.raises(UserError, match="model.keras cannot be loaded"):
-    checkpoints.load_network(tmp_path)
+    Version(tmp_path / "run", 1).network()
 
 
 @given(st.data())
@@ -201,16 +208,16 @@ def test_a_mutated_record_of_the_stage_is_refused_or_the_same(tmp_path_factory, 
   directory = tmp_path_factory.mktemp("stage")
   flags = {"model": "cnn4", "dataset": "synthetic", "batch_size": 8, "weight_decay": 0.0, "seed": 3}
   stage = {"flags": flags, "progress": {"step": 5, "seconds": 0.5}, "finished": None}
-  checkpoints.write_stage(directory, stage)
+  write_record(directory / "stage.json", stage)
   content = mutated(data, (directory / "stage.json").read_bytes())
   if data.draw(st.booleans()):
     digit = data.draw(st.sampled_from([place for place, byte in enumerate(content) if chr(byte).isdigit()] or [None]))
     content = content if digit is None else content[:digit] + b"7" + content[digit + 1 :]
   (directory / "stage.json").write_bytes(content)
   with contextlib.suppress(UserError):
-    read = checkpoints.read_stage(directory)
-    assert read.pop("packages")
-    assert read == stage
+    read, _ = read_stage(directory)
+    assert {name: getattr(read.flags, name) for name in flags} == flags
+    assert (read.progress, read.finished) == (Progress(5, 0.5), None)
 
 
 FIELDS = (
@@ -221,14 +228,14 @@ JUNK = (None, "", "x", -1, 1.5, 1e308, float("nan"), [], [1], {}, {"step": "x"},
 
 
 def test_a_record_of_the_stage_with_other_values_is_used_or_refused(finished):
-  good = (version(finished) / "stage.json").read_text()
+  good = (version(finished).path / "stage.json").read_text()
   for field, junk in itertools.product(FIELDS, JUNK):
     *outer, name = field.split(".")
     stage = json.loads(good)
     (stage[outer[0]] if outer else stage)[name] = junk
-    del stage["sha256"], stage["packages"]
-    for _ in range(2):  # The backup too.
-      checkpoints.write_stage(version(finished), stage)
+    del stage["sha256"]
+    for path in ("stage.json", "stage.json.old"):
+      write_record(version(finished).path / path, stage)
     with contextlib.suppress(UserError):
       train(finished)
 
@@ -242,7 +249,8 @@ def finished(config):
 @given(st.data())
 def test_mutated_records_are_refused_or_rows(tmp_path_factory, data):
   directory = tmp_path_factory.mktemp("records")
-  records = metrics.Metrics(directory, 0, 20, 5)
+  records = metrics.Metrics(directory, 20, 5)
+  records.start(0)
   for step in (0, 5, 10):
     records.add(dict.fromkeys(metrics.COLUMNS, step), {"bn/gamma": np.ones(4, np.float32)})
   records.save()
@@ -320,12 +328,12 @@ def fill(disk, left):
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, small_disk):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
+  shutil.copytree(version(config).path, disk / "run_0")
   config = change(config, train_dir=str(disk / "run"))
   filler = fill(disk, 8192)
   assert_one_sentence(config, "cannot be (saved|written)")
-  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
-  assert not list(version(config).glob("*temp*")) + list(version(config).glob("*.new"))
+  assert version(config).checkpoint_steps() == [10, 20]
+  assert not list(version(config).path.glob("*temp*")) + list(version(config).path.glob(".unfinished.*"))
   filler.unlink()
   train(config)
   assert_same_weights(weights(config), expected)
@@ -335,12 +343,12 @@ def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_d
   config, expected = interrupted
   train(change(config, squeeze_model=False))
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
+  shutil.copytree(version(config).path, disk / "run_0")
   config = change(config, train_dir=str(disk / "run"))
   filler = fill(disk, 16384)
   assert_one_sentence(config, "cannot be (saved|written)")
-  assert not version(config, 1).exists()
-  assert not list(disk.glob(".run_1*"))
+  assert not version(config, 1).path.exists()
+  assert not list(disk.glob(".unfinished.*"))
   filler.unlink()
   train(config)
   assert_same_weights(weights(config), expected)
@@ -357,7 +365,7 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
 def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, capsys):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
+  shutil.copytree(version(config).path, disk / "run_0")
   config = change(config, train_dir=str(disk / "run"))
   subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
   assert command.run("cifar10-train", train, config) == 1
@@ -371,31 +379,31 @@ def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, 
 
 def test_a_console_that_is_gone_saves_and_ends(config, monkeypatch):
   with open("/dev/full", "w") as full, monkeypatch.context() as patch:
-    log = train_module._Run._log
+    log = Recorder._log
 
     def log_to_full(run, *figures):
-      if run.step > 10:
+      if run.trainer.step > 10:
         patch.setattr(sys, "stdout", full)
       log(run, *figures)
 
-    patch.setattr(train_module._Run, "_log", log_to_full)
+    patch.setattr(Recorder, "_log", log_to_full)
     assert_one_sentence(change(config, save_interval_secs=1e6), "step 11 is saved: run again")
     with contextlib.suppress(OSError):
       full.close()
-  assert checkpoints.checkpoint_steps(version(config)) == [11]
+  assert version(config).checkpoint_steps() == [11]
 
 
 def test_a_directory_that_vanishes_is_one_sentence(config, capsys, monkeypatch):
   def vanish(run, *_):
-    if run.step >= 10:
-      shutil.rmtree(version(config), ignore_errors=True)
+    if run.trainer.step >= 10:
+      shutil.rmtree(version(config).path, ignore_errors=True)
 
-  monkeypatch.setattr(train_module._Run, "_log", vanish)
+  monkeypatch.setattr(Recorder, "_log", vanish)
   assert command.run("cifar10-train", train, config) == 1
   error = capsys.readouterr().err
   assert "run_0" in error
   assert len(error.splitlines()) == 1
-  assert not version(config, 1).exists()
+  assert not version(config, 1).path.exists()
 
 
 @pytest.mark.parametrize("place", ["run_0", "run_1", ""])
@@ -419,12 +427,12 @@ def test_an_eval_dir_that_is_a_file_is_one_sentence(config, tmp_path, capsys):
   )
   assert command.run("cifar10-eval", evaluate, settings) == 1
   assert f"--eval_dir {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
-  assert not (version(config, 1) / "evaluations.jsonl").exists()
+  assert not (version(config, 1).path / "evaluations.jsonl").exists()
 
 
 def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(config):
   train(config)
-  path = version(config, 1) / "evaluations.jsonl"
+  path = version(config, 1).path / "evaluations.jsonl"
   path.write_text('{"eval_data": "te')
   evaluate(EvalConfig(checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100))
   cut_line, line = path.read_text().splitlines()
@@ -444,7 +452,7 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
   for steps in (15, 30):
     train(change(again, max_steps=steps))
   assert_same_weights(weights(again), expected)
-  assert len(checkpoints.checkpoint_steps(version(again))) == checkpoints.KEPT_CHECKPOINTS
+  assert len(version(again).checkpoint_steps()) == checkpoints.KEPT_CHECKPOINTS
 
 
 # Two at once.
@@ -452,8 +460,8 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
 
 def test_a_second_trainer_is_refused_while_the_first_lives(config):
   holder = (
-    "import pathlib, sys, time; from cifar10.checkpoints import locked\n"
-    f"with locked(pathlib.Path({str(version(config))!r})): print('locked', flush=True); time.sleep(300)"
+    "import time; from cifar10.version.directory import Version\n"
+    f"with Version({config.train_dir!r}, 0).locked(): print('locked', flush=True); time.sleep(300)"
   )
   with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
     try:
@@ -466,9 +474,9 @@ def test_a_second_trainer_is_refused_while_the_first_lives(config):
 
 def test_a_stage_does_not_replace_a_version_that_another_process_trains(config):
   train(config)
-  with checkpoints.locked(version(config, 1)):
+  with version(config, 1).locked():
     assert_one_sentence(change(config, max_steps=30, overwrite=True), "run_1 is in use by another process")
-  assert checkpoints.checkpoint_steps(version(config)) == [20]
+  assert version(config).checkpoint_steps() == [20]
 
 
 def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there(config, monkeypatch):
@@ -476,20 +484,20 @@ def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there
   train(other)
 
   def replace(run, *_):
-    if run.step == 11:
-      shutil.rmtree(version(config))
-      shutil.copytree(version(other), version(config))
+    if run.trainer.step == 11:
+      shutil.rmtree(version(config).path)
+      shutil.copytree(version(other).path, version(config).path)
 
-  monkeypatch.setattr(train_module._Run, "_log", replace)
+  monkeypatch.setattr(Recorder, "_log", replace)
   assert_one_sentence(config, "run_0 has vanished or was replaced")
-  assert checkpoints.checkpoint_steps(version(config)) == [10]
-  assert checkpoints.read_stage(version(config))["flags"]["seed"] == 4
+  assert version(config).checkpoint_steps() == [10]
+  assert version(config).read_stage()[0].flags.seed == 4
 
 
 def test_over_many_restarts_the_newest_five_checkpoints_stay(config):
   for steps in range(2, 18, 2):
     train(change(config, max_steps=steps, squeeze_model=False))
-  assert checkpoints.checkpoint_steps(version(config)) == [8, 10, 12, 14, 16]
+  assert version(config).checkpoint_steps() == [8, 10, 12, 14, 16]
 
 
 def test_a_network_that_a_trained_version_has_lost_is_written_again(config, capsys):
@@ -497,7 +505,7 @@ def test_a_network_that_a_trained_version_has_lost_is_written_again(config, caps
   following = change(config, checkpoint_version=1, model=None)
   train(change(following, max_steps=10, squeeze_model=False))
   before = weights(config)
-  path = version(config, 1) / "model.keras"
+  path = version(config, 1).path / "model.keras"
   cut(path)
   assert_one_sentence(following, "model.keras cannot be loaded.*remove it, and train the version before it again")
   path.unlink()
@@ -514,29 +522,29 @@ def test_without_any_record_of_the_stage_nothing_starts_anew(interrupted):
   following = change(config, checkpoint_version=1, model=None)
   train(change(following, max_steps=10, squeeze_model=False))
   for name in ("stage.json", "stage.json.old"):
-    (version(config, 1) / name).unlink(missing_ok=True)
+    (version(config, 1).path / name).unlink(missing_ok=True)
   assert_one_sentence(change(following, max_steps=20), "stage.json is gone, but training checkpoints are there")
 
 
 def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(config, monkeypatch):
   train(config)
-  before = (version(config, 1) / "model.keras").read_bytes()
-  squeeze = train_module.squeeze
+  before = (version(config, 1).path / "model.keras").read_bytes()
+  squeeze = hand_over.squeeze
   with contextlib.ExitStack() as stack:
 
     def squeeze_late(*arguments, **keywords):
-      stack.enter_context(checkpoints.locked(version(config, 1)))
+      stack.enter_context(version(config, 1).locked())
       return squeeze(*arguments, **keywords)
 
-    monkeypatch.setattr(train_module, "squeeze", squeeze_late)
+    monkeypatch.setattr(hand_over, "squeeze", squeeze_late)
     assert_one_sentence(change(config, max_steps=30), "run_1 is in use by another process")
-  assert (version(config, 1) / "model.keras").read_bytes() == before
-  assert checkpoints.checkpoint_steps(version(config)) == [20, 30]
+  assert (version(config, 1).path / "model.keras").read_bytes() == before
+  assert version(config).checkpoint_steps() == [20, 30]
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
-  with checkpoints.locked(tmp_path / "a" / "b"):
-    assert (tmp_path / "a" / "b").is_dir()
+  with Version(tmp_path / "a" / "b", 0).locked():
+    assert (tmp_path / "a" / "b_0").is_dir()
   assert not list(tmp_path.iterdir())
 
 
@@ -547,7 +555,7 @@ def test_an_evaluator_beside_a_trainer_always_finds_a_whole_checkpoint(config):
   def evaluate():
     while not done.is_set():
       try:
-        network, step = checkpoints.load_version(version(config))
+        network, step, _ = version(config).load()
         assert all(np.isfinite(array).all() for array in network.get_weights())
         steps.append(step)
       except BaseException as error:
@@ -580,10 +588,10 @@ def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted
   config, _ = interrupted
   marker = tmp_path / "ran"
   content = pickle.dumps(Runs(marker))
-  for path in version(config).glob("model.ckpt-*"):
+  for path in version(config).path.glob("model.ckpt-*"):
     path.write_bytes(content)
   assert_one_sentence(config, "model.ckpt-10 cannot be read")
-  (version(config) / "model.keras").write_bytes(content)
+  (version(config).path / "model.keras").write_bytes(content)
   assert_one_sentence(config, "model.keras cannot be loaded")
   assert not marker.exists()
 
@@ -591,12 +599,13 @@ def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted
 def test_a_network_without_gammas_is_one_sentence(finished, tiny_network):
   for layer in tiny_network.layers:
     layer.trainable = False
-  tiny_network.save(version(finished, 1) / "model.keras")
+  tiny_network.save(version(finished, 1).path / "model.keras")
   assert_one_sentence(change(finished, checkpoint_version=1), "has no batch norm whose gammas could shut a channel")
 
 
 def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
-  path = tmp_path / "model.keras"
+  path = tmp_path / "run_1" / "model.keras"
+  path.parent.mkdir()
   tiny_network.save(path)
   with zipfile.ZipFile(path) as archive:
     members = {name: archive.read(name) for name in archive.namelist()}
@@ -607,7 +616,7 @@ def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
     for name, content in members.items():
       archive.writestr(name, content)
   with pytest.raises(UserError, match="model.keras cannot be loaded"):
-    checkpoints.load_network(tmp_path)
+    Version(tmp_path / "run", 1).network()
 
 
 # Signals, memory.
@@ -635,22 +644,22 @@ def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
       process.kill()
   assert process.returncode == 128 + signal.SIGTERM
   assert "is saved in" in error.splitlines()[-1]
-  (step,) = checkpoints.checkpoint_steps(version(config))
+  (step,) = version(config).checkpoint_steps()
   assert step > 1
 
 
 @pytest.mark.slow
 def test_memory_and_open_files_stay_flat_over_2000_steps(config, monkeypatch):
-  seen, log = [], train_module._Run._log
+  seen, log = [], Recorder._log
 
   def look(run, *figures):
     log(run, *figures)
     status = pathlib.Path("/proc/self/status").read_text()
     resident = int(status.partition("VmRSS:")[2].split()[0])
-    seen.append((run.step, resident, len(os.listdir("/proc/self/fd"))))
-    print(f"step {run.step}: {resident / 1024:.0f} MiB resident, {seen[-1][2]} files open")
+    seen.append((run.trainer.step, resident, len(os.listdir("/proc/self/fd"))))
+    print(f"step {run.trainer.step}: {resident / 1024:.0f} MiB resident, {seen[-1][2]} files open")
 
-  monkeypatch.setattr(train_module._Run, "_log", look)
+  monkeypatch.setattr(Recorder, "_log", look)
   train(change(config, max_steps=2400, log_frequency=100, save_interval_secs=1.0, squeeze_model=False))
   settled = [entry for entry in seen if entry[0] >= 400]
   assert len(settled) >= 20

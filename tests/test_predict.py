@@ -6,12 +6,12 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from cifar10.checkpoints import replace_version, version_dir
 from cifar10.cli import predict as command
 from cifar10.config import PredictConfig
 from cifar10.errors import UserError
 from cifar10.input_pipeline import CLASS_NAMES, SYNTHETIC_CLASS_NAMES, standardize
 from cifar10.predict import predict, read_image
+from cifar10.version.directory import Version
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
 RGB = PIXELS[..., :3]
@@ -79,7 +79,7 @@ def test_the_largest_square_in_the_middle_is_scaled(write):
 
 @pytest.fixture
 def config(tmp_path, tiny_world, tiny_network):
-  replace_version(version_dir(tmp_path / "run", 3), tiny_network)
+  Version(tmp_path / "run", 3).replace(tiny_network)
   return PredictConfig(checkpoint_version=3, checkpoint_dir=str(tmp_path / "run"), dataset="synthetic")
 
 

@@ -7,18 +7,20 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import write_record
 from matplotlib import image
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import input_pipeline
 from cifar10.cli import report as command
 from cifar10.config import EvalConfig, ReportConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.models import MODELS
 from cifar10.report import report
-from cifar10.reporting.facts import read_chain
-from cifar10.reporting.page import page
+from cifar10.report.facts import read_chain
+from cifar10.report.page import page
 from cifar10.train import train
+from cifar10.version.directory import Version
 
 HOSTILE = "<script>alert(1)</script>$x^$&\"'"
 VOID = {"meta", "br", "img", "link"}
@@ -64,9 +66,9 @@ def trained(tmp_path_factory, synthetic, build_network):
       log_frequency=2, l1_penalty=0.0, learning_rate=0.01, exact_squeeze=False,
     )  # fmt: skip
     train(config)
-    network = checkpoints.load_network(version(config.train_dir, 1))
+    network = Version(config.train_dir, 1).network()
     network.get_layer("conv1_bn").gamma.assign([1.0, 0.0, 0.8, 0.0])
-    checkpoints.replace_version(version(config.train_dir, 1), network)
+    Version(config.train_dir, 1).replace(network)
     train(dataclasses.replace(config, checkpoint_version=1, l1_penalty=2.0))
     evaluation = EvalConfig(
       checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(directory / "eval")
@@ -84,7 +86,7 @@ def chain(trained, tmp_path):
 
 
 def version(chain, number):
-  return checkpoints.version_dir(chain, number)
+  return Version(chain, number).path
 
 
 def written(*chains, output_dir=None):
@@ -108,10 +110,11 @@ def reported(trained):
 
 def rewrite_stage(chain, number, change):
   """Writes a version's stage.json, and its backup, as `change` changes it, with a true checksum."""
-  stage = checkpoints.read_stage(version(chain, number))
+  stage = json.loads((version(chain, number) / "stage.json").read_text())
+  del stage["sha256"]
   change(stage)
-  for _ in range(2):
-    checkpoints.write_stage(version(chain, number), stage)
+  for name in ("stage.json", "stage.json.old"):
+    write_record(version(chain, number) / name, stage)
 
 
 def append(path, record):
@@ -161,10 +164,10 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_runs_nothing(reported):
 
 def test_hostile_text_is_escaped(chain):
   def spoil(stage):
-    stage["flags"].update(dataset=HOSTILE, l1_penalty=HOSTILE, seed=[HOSTILE])
     layers = stage["finished"]["report"]["layers"]
     layers[HOSTILE] = layers.pop("conv1")
 
+  rewrite_stage(chain, 0, lambda stage: stage["flags"].update(dataset=HOSTILE, l1_penalty=HOSTILE, seed=[HOSTILE]))
   rewrite_stage(chain, 1, spoil)
   gammas = version(chain, 1) / "gammas.npz"
   np.savez(gammas, step=[0, 5], **{HOSTILE.replace("/", ""): np.ones((2, 4), np.float32)})
@@ -177,6 +180,7 @@ def test_hostile_text_is_escaped(chain):
   assert shown.texts[0] == "<b>&run"
   assert not {"b", "script"} & set(shown.tags)
   assert HOSTILE in shown.texts
+  assert any(f"dataset is {HOSTILE!r}; expected one of" in text for text in shown.texts)
   assert f"2.50 ms ({HOSTILE})" in shown.texts
   assert any(text.startswith(HOSTILE[:23] + "…") for text in shown.texts)
 
@@ -365,8 +369,8 @@ def test_an_output_dir_that_is_a_file_is_one_sentence(chain, tmp_path, capsys):
 
 
 def test_without_matplotlib_the_sentence_names_the_extra(chain, monkeypatch):
-  monkeypatch.delitem(sys.modules, "cifar10.reporting.pictures", raising=False)
-  monkeypatch.delattr("cifar10.reporting.pictures", raising=False)
+  monkeypatch.delitem(sys.modules, "cifar10.report.pictures", raising=False)
+  monkeypatch.delattr("cifar10.report.pictures", raising=False)
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   with pytest.raises(UserError, match=r"pip install 'cifar10-channel-pruning\[report\]'"):
     report(ReportConfig((str(chain),)))

@@ -25,6 +25,11 @@ def reason_to_stop(config, rows):
   return None
 
 
+def is_done(config, step, rows):
+  """Whether a stage that has done `step` steps and recorded `rows` has none left to do."""
+  return step >= config.max_steps or reason_to_stop(config, rows) is not None
+
+
 def has_plateaued(rows):
   """Whether fake sparsity has left 0 and no longer rises.
 

@@ -1,4 +1,4 @@
-"""Tests of cifar10.devices, and of training on several devices and between several processes."""
+"""Tests of cifar10.training.workers, and of training on several devices and between several processes."""
 
 import contextlib
 import json
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar10 import checkpoints, devices
 from cifar10.errors import UserError
-from cifar10.metrics import read_metrics
+from cifar10.training import workers
+from cifar10.version.directory import Version
 
 STEPS = 600
 FLAGS = (
@@ -38,7 +38,7 @@ def start(train_dir, *flags, **environment):
   """Starts a stage of the tiny network."""
   return subprocess.Popen(
     [sys.executable, "-c", TRAIN, *FLAGS, f"--train_dir={train_dir}", *flags],
-    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent), **environment},
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent), **environment},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -79,14 +79,12 @@ def wait_for_line(process, text):
 
 
 def weights(train_dir):
-  return checkpoints.load_network(checkpoints.version_dir(train_dir, 1)).get_weights()
+  return Version(train_dir, 1).network().get_weights()
 
 
 def rows(train_dir):
   own = ("seconds", "examples_per_second")
-  return [
-    {name: row[name] for name in row if name not in own} for row in read_metrics(checkpoints.version_dir(train_dir, 0))
-  ]
+  return [{name: row[name] for name in row if name not in own} for row in Version(train_dir, 0).rows()]
 
 
 def assert_same(train_dir, other):
@@ -109,11 +107,11 @@ def test_two_workers_log_save_and_squeeze_once(by_workers):
   assert chief.count(": step ") == 6
   assert chief.count("squeezed ") == 1
   assert other == "worker 1 waits for all of 2 workers.\n"
-  directory = checkpoints.version_dir(train_dir, 0)
-  assert len(list(directory.glob("events.*"))) == 1
-  assert checkpoints.checkpoint_steps(directory)[-1] == STEPS
-  assert not list(directory.parent.glob("*/*.new"))
-  assert checkpoints.read_stage(directory)["flags"]["distribution_strategy"] == "multi_worker"
+  version = Version(train_dir, 0)
+  assert len(list(version.path.glob("events.*"))) == 1
+  assert version.checkpoint_steps()[-1] == STEPS
+  assert not list(version.path.parent.glob("*/.unfinished.*"))
+  assert version.read_stage()[0].flags.distribution_strategy == "multi_worker"
 
 
 def test_two_devices_in_two_runs_give_what_two_workers_give_in_one(by_workers, tmp_path):
@@ -205,7 +203,7 @@ def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
     first.send_signal(signal.SIGINT)
     time.sleep(0.2)
   assert ended(first)[0][0] == -signal.SIGINT
-  assert not checkpoints.version_dir(tmp_path / "run", 0).exists()
+  assert not Version(tmp_path / "run", 0).path.exists()
 
 
 @pytest.mark.parametrize(
@@ -223,7 +221,7 @@ def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
 def test_a_tf_config_that_names_no_place_among_workers_is_refused(tf_config, monkeypatch):
   monkeypatch.setenv("TF_CONFIG", tf_config)
   with pytest.raises(UserError, match="the environment variable TF_CONFIG is .* expects .*cluster"):
-    devices.open_strategy("multi_worker")
+    workers.open_strategy("multi_worker")
 
 
 def test_the_chief_is_the_chief_or_the_first_worker():
@@ -234,11 +232,11 @@ def test_the_chief_is_the_chief_or_the_first_worker():
         cluster, task_type=task_type, task_id=task_id
       )
 
-  assert devices.is_chief(tf.distribute.get_strategy())
-  assert devices.is_chief(Strategy("worker", 0, ["worker"]))
-  assert not devices.is_chief(Strategy("worker", 1, ["worker"]))
-  assert devices.is_chief(Strategy("chief", 0, ["chief", "worker"]))
-  assert not devices.is_chief(Strategy("worker", 0, ["chief", "worker"]))
+  assert workers.is_chief(tf.distribute.get_strategy())
+  assert workers.is_chief(Strategy("worker", 0, ["worker"]))
+  assert not workers.is_chief(Strategy("worker", 1, ["worker"]))
+  assert workers.is_chief(Strategy("chief", 0, ["chief", "worker"]))
+  assert not workers.is_chief(Strategy("worker", 0, ["chief", "worker"]))
 
 
 @pytest.mark.parametrize(
@@ -249,18 +247,18 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused(batch_size, replicas, fi
     num_replicas_in_sync = replicas
 
   if fitting is None:
-    devices.check_batch_size(batch_size, Strategy)
+    workers.check_batch_size(batch_size, Strategy)
     return
   sentence = f"--batch_size {batch_size} cannot be split evenly over {replicas} replicas; pass {fitting}."
   with pytest.raises(UserError, match=f"^{sentence}$"):
-    devices.check_batch_size(batch_size, Strategy)
+    workers.check_batch_size(batch_size, Strategy)
 
 
 def test_more_replicas_than_gpus_are_refused(monkeypatch):
   gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(2)]
   monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
   with pytest.raises(UserError, match=r"--num_replicas is 3, but this host has 2 GPUs; pass that many at most"):
-    devices.open_strategy("mirrored", 3)
+    workers.open_strategy("mirrored", 3)
 
 
 @pytest.mark.parametrize(
@@ -271,4 +269,4 @@ def test_the_half_precision_is_bfloat16_but_on_old_gpus(capabilities, expected, 
   monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: range(len(capabilities)))
   details = [{"compute_capability": capability} for capability in capabilities]
   monkeypatch.setattr(tf.config.experimental, "get_device_details", details.__getitem__)
-  assert devices.half_precision() == expected
+  assert workers.half_precision() == expected

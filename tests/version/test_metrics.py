@@ -6,11 +6,13 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar10.errors import UserError
-from cifar10.metrics import COLUMNS, GAMMA_STEPS, Metrics, read_gammas, read_metrics
+from cifar10.version.events import Events
+from cifar10.version.metrics import COLUMNS, GAMMA_STEPS, Metrics, read_gammas, read_metrics
 
 
 def record(directory, steps, start=0, max_steps=1000, log_frequency=10):
-  metrics = Metrics(directory, start, max_steps, log_frequency)
+  metrics = Metrics(directory, max_steps, log_frequency)
+  metrics.start(start)
   for step in steps:
     row = dict.fromkeys(COLUMNS, step / 7) | {"step": step}
     gammas = np.array([step, 1.0], np.float32)
@@ -50,11 +52,15 @@ def test_other_columns_are_damage(tmp_path):
 
 
 def test_tensorboard_shows_scalars_histograms_and_images(tmp_path):
-  metrics = record(tmp_path, [0, 10], max_steps=10 * 2 * GAMMA_STEPS)
+  metrics, events = Metrics(tmp_path, 10 * 2 * GAMMA_STEPS, 10), Events(tmp_path)
+  for step in (0, 10):
+    gammas = np.array([step, 1.0], np.float32)
+    gammas = {"conv_bn/gamma": gammas, "other_bn/gamma": -gammas} if metrics.has_gammas_at(step) else {}
+    events.add(step, dict.fromkeys(COLUMNS[2:], step / 7), gammas)
   images = np.random.default_rng(0).normal(size=(20, 32, 32, 3))
   images[0] = 0.5
-  metrics.add_images(7, images)
-  metrics.save()
+  events.add_images(7, images)
+  events.flush()
   events = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload()
   assert set(events.Tags()["tensors"]) == {*COLUMNS[2:], "conv_bn/gamma", "other_bn/gamma", "images"}
   assert [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors("loss")] == [

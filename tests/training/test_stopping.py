@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cifar10.config import TrainConfig
-from cifar10.stopping import has_plateaued, reason_to_stop
+from cifar10.training.stopping import has_plateaued, reason_to_stop
 
 # Fake sparsity at every 20th step of stages on CIFAR-10 (JPEG quality 75), from new weights, batches of 16, seed 1:
 # resnet20 with --l1_penalty 0.015 and 0.005, cnn4 with 0.01.

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from cifar10.reporting.facts import number
+from cifar10.version.evaluations import number
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2024; --muted: #60666c;
@@ -116,13 +116,17 @@ def _stages(chain):
 
 
 def _stage(version):
-  flags, progress = version.stage["flags"], version.stage["progress"]
-  seconds = number(progress["seconds"])
+  flags, progress = version.stage.flags, version.stage.progress
+  seconds = number(progress.seconds)
   return [
     str(version.number),
-    *(str(flags[name]) for name in ("model", "dataset")),
-    _count(progress["step"]),
-    *(str(flags.get(name, UNKNOWN)) for name in ("l1_penalty", "learning_rate", "batch_size", "seed")),
+    flags.model,
+    flags.dataset,
+    _count(progress.step),
+    str(flags.l1_penalty),
+    str(flags.learning_rate),
+    str(flags.batch_size),
+    str(flags.seed),
     UNKNOWN if seconds is None else f"{seconds / 60:.1f}",
     f"{_count(version.squeeze['parameters_after'])} parameters" if version.squeeze else UNKNOWN,
   ]

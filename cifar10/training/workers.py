@@ -2,7 +2,7 @@
 
 A replica is a copy of the network on one device. Each trains on an equal part of every batch; gradients are added up
 over all of them, so all stay the same. A worker is one process of several. The chief, the first of them, alone logs,
-saves and squeezes; the others do as it says.
+saves and squeezes; the others do as it says, in exchanges that every worker takes part in.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def check_batch_size(batch_size, strategy):
     raise UserError(f"--batch_size {batch_size} cannot be split evenly over {replicas} replicas; pass {fitting}.")
 
 
-def sum_over_workers(strategy, *numbers):
+def all_reduce_sum(strategy, *numbers):
   """Adds up what each worker gives, in turn for each number; every worker calls it and gets the sums, ints."""
   devices = len(strategy.extended.worker_devices)
   if strategy.num_replicas_in_sync == devices:
@@ -128,9 +128,9 @@ def _summing(strategy):
   return tf.function(lambda values: strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
 
 
-def chief_says(strategy, *numbers):
+def broadcast(strategy, *numbers):
   """What the chief gave, ints; every worker calls it, with as many."""
-  return sum_over_workers(strategy, *(numbers if is_chief(strategy) else [0] * len(numbers)))
+  return all_reduce_sum(strategy, *(numbers if is_chief(strategy) else [0] * len(numbers)))
 
 
 def on_each_replica(strategy, arrays):
@@ -144,9 +144,9 @@ def on_each_replica(strategy, arrays):
   return strategy.experimental_distribute_values_from_function(copies)
 
 
-def wait_for_all(strategy):
+def barrier(strategy):
   """Returns once every worker has called it."""
-  sum_over_workers(strategy, 0)
+  all_reduce_sum(strategy, 0)
 
 
 @contextlib.contextmanager

@@ -209,13 +209,18 @@ def _mark_stage(panels, start, version):
   for axes in panels:
     axes.axvline(start, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
   panels[0].annotate(
-    f"stage {version.number}", (start, 1), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-    color=MUTED, fontsize=9.5,
-  )  # fmt: skip
+    f"stage {version.number}",
+    (start, 1),
+    (3, 3),
+    xycoords=("data", "axes fraction"),
+    textcoords="offset points",
+    color=MUTED,
+    fontsize=9.5,
+  )
 
 
 def _steps_done(version):
-  return version.stage["progress"]["step"] if version.stage else 0
+  return version.stage.progress.step if version.stage else 0
 
 
 @matplotlib.rc_context(SETTINGS)

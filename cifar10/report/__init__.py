@@ -2,11 +2,11 @@
 
 import pathlib
 
-from cifar10 import checkpoints
 from cifar10.config import ReportConfig
 from cifar10.errors import UserError, first_line
-from cifar10.reporting.facts import read_chain
-from cifar10.reporting.page import page
+from cifar10.report.facts import read_chain
+from cifar10.report.page import page
+from cifar10.version.files import atomic_file
 
 PAGE_FILE = "index.html"
 
@@ -33,7 +33,7 @@ def report(config: ReportConfig):
 
 def _load_pictures():
   try:
-    from cifar10.reporting import pictures
+    from cifar10.report import pictures
   except ModuleNotFoundError as error:
     if error.name != "matplotlib":
       raise
@@ -54,7 +54,7 @@ def _write(directory, files):
   try:
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-      with checkpoints.atomic_file(directory / name) as file:
+      with atomic_file(directory / name) as file:
         file.write(content)
   except OSError as error:
     raise UserError(

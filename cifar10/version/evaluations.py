@@ -1,0 +1,59 @@
+"""The records of evaluations, `evaluations.jsonl`: a line of JSON for each."""
+
+import json
+import math
+
+from cifar10.version.files import append_line
+
+EVALUATIONS_FILE = "evaluations.jsonl"
+NEEDED = ("precision", "loss", "checkpoint_iter")
+OTHERS = ("examples", "parameters", "multiply_adds")
+
+
+def add_evaluation(directory, record):
+  """Appends the record of an evaluation, a dict ready for JSON."""
+  append_line(directory / EVALUATIONS_FILE, json.dumps(record))
+
+
+def read_evaluations(directory):
+  """Reads the records of a version's directory.
+
+  Returns:
+    List of dicts, in the order of the file, and how many lines cannot be read.
+  """
+  path = directory / EVALUATIONS_FILE
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  records = [_record(line) for line in lines if line.strip()]
+  return [record for record in records if record], records.count(None)
+
+
+def newest_evaluation(directory, number):
+  """What `newest_of` finds in a version's directory."""
+  return newest_of(read_evaluations(directory)[0], number)
+
+
+def newest_of(records, number):
+  """The last evaluation on test images of the network that version `number` stands for; None without one.
+
+  That is the network that it starts from, which stage V-1 left to version V; of version 0, the network that it became.
+  """
+  tests = [record for record in records if record["eval_data"] == "test"]
+  usual = [record for record in tests if (record["checkpoint_iter"] > 0) == (number == 0)]
+  return usual[-1] if usual else None
+
+
+def number(value):
+  """`value` if it is a finite number of a size that can be drawn, else None."""
+  usable = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
+  return value if usable and math.isfinite(value) else None
+
+
+def _record(line):
+  """One line as a dict; None if it was cut, or is something else."""
+  try:
+    record = json.loads(line)
+    numbers = {name: number(record[name]) for name in NEEDED}
+    others = {name: number(record.get(name)) for name in OTHERS}
+    return None if None in numbers.values() else {**record, **numbers, **others, "eval_data": record["eval_data"]}
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    return None
