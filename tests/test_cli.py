@@ -6,11 +6,15 @@ import sys
 
 import pytest
 
-from cifar10.cli import command, evaluate, export, predict, report, train
+from cifar10 import config
+from cifar10.cli import command, evaluate, export, flag_table, predict, report, train
 from cifar10.config import EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
 from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
+from cifar10.training import settling
+from cifar10.version import stage
+from cifar10.version.directory import Version
 
 COMMANDS = [
   (train, "cifar10-train", TrainConfig),
@@ -193,6 +197,38 @@ def test_every_number_has_a_range_that_the_sentence_names(module, name, value, c
   assert f"--{name}=" in line
   assert "expected a " in line
   assert " from " in line or " above " in line
+
+
+@dataclasses.dataclass(frozen=True)
+class OneMore(TrainConfig):
+  """The settings of a stage, and one more: all that it takes to add a flag is its field."""
+
+  momentum: float = config.number(0.9, "Momentum of the gradient step.", high=1, holds=config.FIXED)
+
+
+def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
+  assert command.parse(OneMore, "", ["p", "--momentum=0.5"])["momentum"] == 0.5
+  with pytest.raises(SystemExit):
+    command.parse(OneMore, "", ["p", "--momentum=2"])
+  assert "--momentum=2: expected a number from 0 to 1" in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    command.parse(OneMore, "usage", ["p", "--help"])
+  assert "--momentum: Momentum of the gradient step." in capsys.readouterr().out
+  assert "| `--momentum` | `0.9` | Momentum of the gradient step. (a number from 0 to 1) | fixed for the stage |" in (
+    flag_table.flag_table(OneMore)
+  )
+  monkeypatch.setattr(stage, "TrainConfig", OneMore)
+  monkeypatch.setattr(settling, "TrainConfig", OneMore)
+  given = OneMore(model="cnn4", weight_decay=0.0, seed=1, precision="float32", momentum=0.5)
+  stage.write_stage(tmp_path, stage.Stage(given))
+  read, _ = stage.read_stage(tmp_path)
+  assert read.flags == given
+  version = Version(tmp_path / "run", 0)
+  assert settling.settled(given, read, version, None) == given
+  with pytest.raises(UserError, match="--momentum is 0.25, but .* was made with 0.5"):
+    settling.settled(dataclasses.replace(given, momentum=0.25), read, version, None)
+  with pytest.raises(UserError, match="--momentum is 7; expected a number from 0 to 1"):
+    settling.settled(dataclasses.replace(given, momentum=7), read, version, None)
 
 
 def test_flags_become_settings(monkeypatch):

@@ -18,10 +18,11 @@ import pytest
 import tensorflow as tf
 from markdown_it import MarkdownIt
 
-from cifar10 import checkpoints, input_pipeline
-from cifar10.cli import evaluate, export, predict, report, train
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10 import input_pipeline
+from cifar10.cli import evaluate, export, flag_table, predict, report, train
+from cifar10.config import declarations
 from cifar10.pruning.rules import base
+from cifar10.version.directory import Version
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -29,7 +30,6 @@ PAGES = [README, *sorted({*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")} - {RE
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 LANGUAGES = ("bibtex", "python", "sh", "text")
 FENCES = ("```", "~~~")
-IN_FLAG_TABLE = {"cifar10-train": (train, TrainConfig), "cifar10-eval": (evaluate, EvalConfig)}
 MODULES = {
   "cifar10-train": train, "cifar10-eval": evaluate, "cifar10-export": export, "cifar10-predict": predict,
   "cifar10-report": report,
@@ -169,7 +169,7 @@ def test_the_scripts_are_run_by_other_tests():
 
 
 def test_the_example_of_predictions_runs(tmp_path, build_network):
-  checkpoints.replace_version(tmp_path / "checkpoints" / "quickstart_3", build_network())
+  Version(tmp_path / "checkpoints" / "quickstart", 3).replace(build_network())
   (tmp_path / ".venv").symlink_to(sys.prefix)
   (example,) = (block for block in blocks("sh") if "label_*.png" in block)
   result = subprocess.run(["bash", "-ec", example], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -177,19 +177,20 @@ def test_the_example_of_predictions_runs(tmp_path, build_network):
   assert [line.split(":")[0] for line in result.stdout.splitlines()] == [f"label_{label}.png" for label in range(3)]
 
 
-@pytest.mark.parametrize("program", IN_FLAG_TABLE)
-def test_the_flag_table_lists_every_flag_with_its_default(program):
-  _, config = IN_FLAG_TABLE[program]
+def test_the_flag_tables_are_those_of_the_settings(capsys):
   page = (ROOT / "cifar10" / "cli" / "README.md").read_text()
-  (table,) = re.findall(r"^<!-- flags -->\n(.*)^<!-- /flags -->\n", page, re.DOTALL | re.MULTILINE)
-  head, *rows = table_rows(table)
-  column = head.index(f"`{program}`")
-  listed = {re.match(r"`--(\w+)`", row[0])[1]: row[column] for row in rows}
-  listed = {name: default for name, default in listed.items() if default != "-"}
-  assert listed.keys() == {field.name for field in dataclasses.fields(config)}
-  for field in dataclasses.fields(config):
-    if field.default is not None:
-      assert listed[field.name] == f"`{field.default!s}`", field.name
+  (shown,) = re.findall(r"^<!-- flags -->\n(.*)^<!-- /flags -->\n", page, re.DOTALL | re.MULTILINE)
+  flag_table.main()
+  assert capsys.readouterr().out == shown
+  for program, config in flag_table.COMMANDS.items():
+    _, _, section = shown.partition(f"### {program}\n")
+    head, *rows = table_rows(section.strip().partition("\n\n")[0])
+    listed = {re.match(r"`--(\w+)`", row[0])[1]: row[head.index("default")] for row in rows}
+    fields = [field for field in dataclasses.fields(config) if not declarations(config)[field.name].positional]
+    assert list(listed) == [field.name for field in fields]
+    for field in fields:
+      if isinstance(field.default, str | bool | int):
+        assert listed[field.name] == f"`{field.default}`", field.name
 
 
 def test_scripts_and_files_that_the_pages_name_exist():
