@@ -9,6 +9,7 @@ import tensorflow as tf
 from cifar10 import input_pipeline
 from cifar10.config import EvalConfig
 from cifar10.console import say, timestamp
+from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import fold_batch_norms, multiply_adds
 from cifar10.version.directory import Version
@@ -29,7 +30,7 @@ def evaluate(config: EvalConfig):
       f"--num_examples is {config.num_examples}, but {config.eval_data} of {config.dataset} has "
       f"{len(examples.labels)} images; pass that many at most."
     )
-  examples = input_pipeline.Examples(*(array[: config.num_examples] for array in examples))
+  examples = Examples(*(array[: config.num_examples] for array in examples))
   if config.run_once:
     _evaluate_once(config, examples)
   else:

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from cifar10 import console, input_pipeline
 from cifar10.config import ExportConfig
+from cifar10.datasets.examples import IMAGE_SHAPE, Examples
 from cifar10.errors import UserError
-from cifar10.input_pipeline import IMAGE_SHAPE, standardize
+from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
 from cifar10.version import files
 from cifar10.version.directory import MODEL_FILE, Version
@@ -191,7 +192,7 @@ def _check_packages(formats):
 
 
 def _first(examples, count):
-  return input_pipeline.Examples(*(array[:count] for array in examples))
+  return Examples(*(array[:count] for array in examples))
 
 
 def _inputs(images, input):

@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from cifar10.config import PredictConfig
 from cifar10.console import say
+from cifar10.datasets.examples import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES
 from cifar10.errors import UserError, first_line
-from cifar10.input_pipeline import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES, standardize
+from cifar10.input_pipeline import standardize
 from cifar10.version.directory import Version
 
 NAMES = {"cifar10": CLASS_NAMES, "synthetic": SYNTHETIC_CLASS_NAMES}

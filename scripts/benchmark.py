@@ -23,10 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 
 from cifar10.batch_norm import fused
+from cifar10.config import DATASETS
 from cifar10.evaluate import precision_and_loss
 from cifar10.export import FILES, load, served_model, write
-from cifar10.input_pipeline import DATASETS, standardize
 from cifar10.input_pipeline import load as load_data
+from cifar10.input_pipeline import standardize
 from cifar10.models import resnet20
 from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
 

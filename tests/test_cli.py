@@ -8,9 +8,8 @@ import pytest
 
 from cifar10 import config
 from cifar10.cli import command, evaluate, export, flag_table, predict, report, train
-from cifar10.config import EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
+from cifar10.config import DATASETS, EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
-from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
 from cifar10.training import settling
 from cifar10.version import stage

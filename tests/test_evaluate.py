@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from cifar10 import input_pipeline
 from cifar10.config import EvalConfig, TrainConfig
+from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate, precision_and_loss
-from cifar10.input_pipeline import Examples
 from cifar10.train import train
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints

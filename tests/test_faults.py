@@ -57,6 +57,7 @@ from hypothesis import strategies as st
 from cifar10 import input_pipeline
 from cifar10.cli import command
 from cifar10.config import EvalConfig, TrainConfig
+from cifar10.datasets import binary_files
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.train import train
@@ -281,8 +282,7 @@ def test_mutated_data_is_refused_or_other_pixels(tmp_path_factory, monkeypatch_m
 def monkeypatch_module():
   """Data files of 20 images."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(input_pipeline, "_RECORDS_PER_FILE", 20)
-    patch.setattr(input_pipeline, "_FILE_BYTES", 20 * 3073)
+    patch.setattr(binary_files, "RECORDS_PER_FILE", 20)
     yield patch
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cifar10.batch_norm import unfused
 from cifar10.config import TrainConfig
-from cifar10.input_pipeline import Examples
+from cifar10.datasets.examples import Examples
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
 from cifar10.training.step import train_steps

@@ -15,6 +15,8 @@ import pytest
 import tensorflow as tf
 
 from cifar10 import input_pipeline
+from cifar10.datasets import prepared
+from cifar10.datasets.examples import CLASS_NAMES, Examples
 from cifar10.errors import UserError
 
 BINARY_DIR = "cifar-10-batches-bin"
@@ -126,7 +128,7 @@ def test_real_data():
 
 def make_archive(rng, per_file=20):
   """The published archive's layout with few records; returns its bytes, images, labels by split."""
-  files, splits = {"batches.meta.txt": "\n".join(input_pipeline.CLASS_NAMES).encode()}, {}
+  files, splits = {"batches.meta.txt": "\n".join(CLASS_NAMES).encode()}, {}
   for split, names in (("train", TRAIN_FILES), ("test", ["test_batch.bin"])):
     images = rng.integers(0, 256, (per_file * len(names), 32, 32, 3), np.uint8)
     labels = rng.integers(0, 10, len(images), np.uint8)
@@ -207,7 +209,7 @@ def test_download_then_read_again_without_network(server, register, tmp_path, mo
 
   server.shutdown()
   server.server_close()
-  monkeypatch.setattr(input_pipeline, "_probe", lambda url: pytest.fail("asked for the download"))
+  monkeypatch.setattr(prepared, "_probe", lambda url: pytest.fail("asked for the download"))
   monkeypatch.setattr(gcs_utils, "_is_gcs_disabled", False)
   monkeypatch.setattr(gcs_utils, "exists", lambda path: pytest.fail("asked Google Cloud Storage"))
   assert_examples(input_pipeline.load("cifar10", "train", data_dir), *splits["train"])
@@ -299,7 +301,7 @@ def test_slow_name_resolution_fails_fast(register, tmp_path, monkeypatch):
 
   register("http://localhost:9/cifar.tar.gz")
   monkeypatch.setattr(socket, "getaddrinfo", resolve)
-  monkeypatch.setattr(input_pipeline, "_PROBE_SECONDS", 1)
+  monkeypatch.setattr(prepared, "PROBE_SECONDS", 1)
   assert "no answer in 1 seconds" in assert_fails_fast(tmp_path)
 
 
@@ -563,8 +565,8 @@ def test_order_is_a_pure_function_of_seed_and_step():
 
 
 def test_batch_picks_and_distorts(synthetic):
-  examples = input_pipeline.Examples(synthetic[0].images[:100], synthetic[0].labels[:100])
-  tensors = input_pipeline.Examples(*map(tf.constant, examples))
+  examples = Examples(synthetic[0].images[:100], synthetic[0].labels[:100])
+  tensors = Examples(*map(tf.constant, examples))
   traced = tf.function(lambda step: input_pipeline.batch(tensors, 13, step, 30))
   for step in (0, 3, 10):
     indices = input_pipeline.example_indices(13, step, 30, 100).numpy()

@@ -21,6 +21,7 @@ from markdown_it import MarkdownIt
 from cifar10 import input_pipeline
 from cifar10.cli import evaluate, export, flag_table, predict, report, train
 from cifar10.config import declarations
+from cifar10.datasets.examples import Examples
 from cifar10.pruning.rules import base
 from cifar10.version.directory import Version
 
@@ -224,7 +225,7 @@ def test_under_slurm_each_task_gets_its_place(tmp_path):
 def test_the_python_examples_run(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   images, labels = (array[:2000] for array in input_pipeline.load("synthetic", "train"))
-  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split: input_pipeline.Examples(images, labels))
+  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split: Examples(images, labels))
   for number, (image, label) in enumerate(zip(images[:64], labels)):
     (tmp_path / "photos" / f"{label}").mkdir(parents=True, exist_ok=True)
     tf.io.write_file(f"photos/{label}/{number}.png", tf.io.encode_png(image))

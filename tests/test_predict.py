@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from cifar10.cli import predict as command
 from cifar10.config import PredictConfig
+from cifar10.datasets.examples import CLASS_NAMES, SYNTHETIC_CLASS_NAMES
 from cifar10.errors import UserError
-from cifar10.input_pipeline import CLASS_NAMES, SYNTHETIC_CLASS_NAMES, standardize
+from cifar10.input_pipeline import standardize
 from cifar10.predict import predict, read_image
 from cifar10.version.directory import Version
 

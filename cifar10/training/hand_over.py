@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from cifar10 import input_pipeline
+from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import recalibrate, squeeze
 from cifar10.training.settling import is_trained
@@ -93,7 +94,7 @@ def _self_check(network, smaller, examples):
 
 def _next_batches(trainer, examples):
   """The images of the batches that the stage would train on next."""
-  config, examples = trainer.config, input_pipeline.Examples(*map(tf.constant, examples))
+  config, examples = trainer.config, Examples(*map(tf.constant, examples))
   for step in range(trainer.step, trainer.step + config.recalibration_batches):
     images, _ = input_pipeline.batch(examples, batch_seed(config), step, config.batch_size)
     yield images

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import keras
 
+from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.errors import UserError, first_line
-from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, files, metrics
