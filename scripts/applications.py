@@ -14,6 +14,7 @@ import numpy as np
 from keras import applications, layers
 
 from cifar10.pruning import plan
+from cifar10.pruning.calls import layers_in
 
 SHARE = 0.4
 
@@ -54,7 +55,7 @@ NETWORKS = {
 def shut_at_random(model, seed=0):
   """Sets 40% of each batch norm's gammas to 0, and random betas and moving statistics."""
   rng = np.random.default_rng(seed)
-  for layer in model._flatten_layers():
+  for layer in layers_in(model):
     if isinstance(layer, layers.BatchNormalization):
       size = layer.moving_mean.shape
       layer.moving_mean.assign(rng.normal(size=size) * 0.1)

@@ -29,6 +29,7 @@ from cifar10.input_pipeline import DATASETS, standardize
 from cifar10.input_pipeline import load as load_data
 from cifar10.models import resnet20
 from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
+from cifar10.pruning.timing import seconds_in_turns
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096
@@ -93,12 +94,12 @@ def loop(arguments):
   network = resnet20()
   functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
   functions["matrix product, float32"] = matrix_product("float32")
-  found = [measure(functions, arguments.rounds)]
+  found = [seconds_in_turns(functions, arguments.rounds)]
   rows = []
   for precision in PRECISIONS:
     seconds, others = train(precision, arguments)
     rows.append(row(f"{precision}, cifar10-train", seconds) | others)
-    found.append(measure(functions, arguments.rounds))
+    found.append(seconds_in_turns(functions, arguments.rounds))
   rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
@@ -217,11 +218,17 @@ def forward_pass(network, images):
 def train(precision, arguments):
   """Runs cifar10-train: the seconds of a step, one figure for every ten; and its start and peak memory for the row."""
   with tempfile.TemporaryDirectory() as workplace, open(f"{workplace}/errors", "w+") as errors:
-    command = [
-      *(sys.executable, "-m", "cifar10.cli.train", f"--dataset={arguments.dataset}", f"--train_dir={workplace}/run"),
-      *(f"--precision={precision}", f"--max_steps={arguments.steps + 1}", "--log_frequency=10", "--nosqueeze_model"),
-      *(f"--batch_size={BATCH_SIZE}", "--seed=1"),
-    ]
+    flags = {
+      "dataset": arguments.dataset,
+      "train_dir": f"{workplace}/run",
+      "precision": precision,
+      "max_steps": arguments.steps + 1,
+      "log_frequency": 10,
+      "squeeze_model": False,
+      "batch_size": BATCH_SIZE,
+      "seed": 1,
+    }
+    command = [sys.executable, "-m", "cifar10.cli.train", *(f"--{name}={value}" for name, value in flags.items())]
     start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
       lines = iter(process.stdout.readline, "")
@@ -241,20 +248,8 @@ def train(precision, arguments):
 
 
 def timed(functions, rounds):
-  """A row for each of the functions, which `measure` times."""
-  return [row(name, found) for name, found in measure(functions, rounds).items()]
-
-
-def measure(functions, rounds):
-  """Times functions in turns, after one that does not count; their seconds by name."""
-  seconds = {name: [] for name in functions}
-  for turn in range(rounds + 1):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      function()
-      if turn:
-        seconds[name].append(time.perf_counter() - start)
-  return seconds
+  """A row for each of the functions, which take turns."""
+  return [row(name, found) for name, found in seconds_in_turns(functions, rounds).items()]
 
 
 def row(name, seconds):

@@ -12,10 +12,8 @@ from cifar10.pruning.rebuilding import rebuilt
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, Wall, to_float64
 
-FOLDABLE = (
-  *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense),
-  *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
-)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+FOLDABLE = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, *DEPTHWISE)
 
 
 def fold_batch_norms(model):
@@ -39,7 +37,7 @@ def fold_batch_norms(model):
   for calls in by_operation:
     if isinstance(calls[0].rule, BatchNorm) and (source := _source(graph, calls)) is not None:
       pieces[id(source.operation)] = _folded(graph, source, calls[0])
-      pieces[id(calls[0].operation)] = Squeezed(removed=True)
+      pieces[id(calls[0].operation)] = Squeezed(bypassed=True)
   return rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), pieces)
 
 
@@ -69,7 +67,7 @@ def _folded(graph, source, call):
   bias = to_float64(layer.bias) if layer.use_bias else 0.0
   beta = to_float64(norm.beta) if norm.center else 0.0
   kernel = to_float64(layer.kernel)
-  depthwise = isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D)
+  depthwise = isinstance(layer, DEPTHWISE)
   kernel = kernel * (scale.reshape(kernel.shape[-2:]) if depthwise else scale)
   bias = (bias - to_float64(norm.moving_mean)) * scale + beta
   return Squeezed({"use_bias": True}, {"kernel": kernel, "bias": bias})

@@ -63,7 +63,7 @@ def _factors_of_readers(graph, scaled, alpha):
   for call in graph.calls:
     inputs = [factors[id(tensor)] for tensor in call.inputs]
     passed = [np.ones(len(tensor.channels.ids)) for tensor in call.outputs]
-    if hasattr(call.rule, "absorbed"):
+    if call.rule.kernels:
       _, before = readers.setdefault(id(call.operation), (call, inputs[0]))
       if (_turned(call) and _any_scaled(inputs)) or not np.array_equal(before, inputs[0]):
         _refuse(call)

@@ -111,23 +111,21 @@ def _penalty(graph, calls, num_pixels):
 
 def _makers(graph, call):
   """The convolutions and dense layers from which the channels of a call come: dict from the layer's id() to a call."""
-  return _reached(call, lambda call: [graph.maker(tensor) for tensor in call.inputs], "weights_per_output")
+  return _reached(call, lambda call: [graph.maker(tensor) for tensor in call.inputs])
 
 
 def _readers(call):
   """The convolutions and dense layers that read what a call makes, through layers that do not mix channels."""
-  return _reached(
-    call, lambda call: [reader for tensor in call.outputs for reader in tensor.readers], "weights_per_input"
-  )
+  return _reached(call, lambda call: [reader for tensor in call.outputs for reader in tensor.readers])
 
 
-def _reached(call, neighbours, method):
+def _reached(call, neighbours):
   found, seen, waiting = {}, set(), neighbours(call)
   while waiting:
     call = waiting.pop()
     if id(call) not in seen:
       seen.add(id(call))
-      if hasattr(call.rule, method):
+      if call.rule.kernels:
         found[id(call.operation)] = call
       if not call.rule.mixes:
         waiting.extend(neighbours(call))

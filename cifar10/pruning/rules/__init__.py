@@ -17,6 +17,7 @@ from cifar10.pruning.rules.channelwise import (
   ZeroPadding,
 )
 from cifar10.pruning.rules.convolutions import Depthwise, Grouped, Mixer, Separable, Transposed
+from cifar10.pruning.rules.kernels import KernelRule
 
 __all__ = [
   "Activation",
@@ -28,6 +29,7 @@ __all__ = [
   "Depthwise",
   "Elementwise",
   "Grouped",
+  "KernelRule",
   "Mixer",
   "ParametricRelu",
   "Passing",

@@ -7,7 +7,7 @@ from flows import connect, constants, ids, image, is_opaque, of, read, reasons, 
 from keras import layers
 
 from cifar10.pruning.channel_graph import ChannelGraph
-from cifar10.pruning.rules.convolutions import pads
+from cifar10.pruning.rules.kernels import pads
 
 pytestmark = pytest.mark.usefixtures("float64")
 
