@@ -23,6 +23,14 @@ def compare(model: keras.Model, other: keras.Model, inputs: Arrays, repeats: int
 
   Raises:
     ValueError: the outputs differ in structure or shapes, `inputs` are empty, or `repeats` is less than 1.
+
+  >>> import keras
+  >>> import numpy as np
+  >>> model, other = (keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]) for _ in range(2))
+  >>> other.set_weights([weights + 0.5 for weights in model.get_weights()])
+  >>> comparison = compare(model, other, np.zeros((4, 3)))
+  >>> comparison.largest_difference, comparison.agreement, comparison.parameters
+  (0.5, 1.0, (8, 8))
   """
   if repeats < 1:
     raise ValueError(f"repeats is {repeats}; it is a whole number of 1 or more")

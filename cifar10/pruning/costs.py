@@ -22,6 +22,11 @@ def multiply_adds(
 
   Raises:
     ValueError: `model` is not functional.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> multiply_adds(keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])) == 6 * 6 * 3 * 3 * 3 * 4
+  True
   """
   graph = model if isinstance(model, ChannelGraph) else ChannelGraph(model)
   counts = []

@@ -16,7 +16,7 @@ DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 FOLDABLE = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, *DEPTHWISE)
 
 
-def fold_batch_norms(model):
+def fold_batch_norms(model: keras.Model) -> keras.Model:
   """Returns a copy of a model without the batch norms that the layer before them can take over.
 
   That is a convolution, a depthwise one or a dense layer, channels last, without an activation, whose output nothing
@@ -30,6 +30,15 @@ def fold_batch_norms(model):
 
   Raises:
     ValueError: `model` is not functional, or a layer of the caller's own cannot be made from its config.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> [layer.name for layer in fold_batch_norms(model).layers if layer.weights]
+  ['a', 'logits']
   """
   graph = ChannelGraph(model)
   by_operation = graph.calls_by_operation()

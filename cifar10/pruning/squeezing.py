@@ -62,6 +62,21 @@ def squeeze(
   Raises:
     ValueError: `model` is not functional, an argument is out of its range, `keep` names no layer, or a layer of the
       caller's own cannot be made from its config.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> _ = model.get_layer("a_bn").gamma.assign([1, 0, 1, 0])
+  >>> smaller, report = squeeze(model)
+  >>> smaller.get_layer("a").filters
+  2
+  >>> report.layers["a"]
+  LayerReport(channels=4, removed=2, kept_though_dead={})
+  >>> report.parameters_before, report.parameters_after
+  (134, 68)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = _pieces(graph, decisions)
@@ -99,6 +114,16 @@ def plan(
 
   Raises:
     ValueError: as `squeeze`.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> _ = model.get_layer("a_bn").gamma.assign([1, 0.01, 1, 0])
+  >>> plan(model).layers["a"].removed, plan(model, threshold=0.1).layers["a"].removed
+  (1, 2)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   return _report(graph, model, decisions, _pieces(graph, decisions))

@@ -199,9 +199,7 @@ RULES = {keras.layers.InputLayer: (Input(),)}
 def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
   """Teaches the graph a class of layers or operations; subclasses need to be registered themselves.
 
-  So that a layer of one's own is followed; for one that acts on every value by itself, like an activation:
-
-      register(MyActivation, rules.Elementwise())
+  So that a layer of one's own is followed; `README.md` beside this file shows how rules are written.
 
   Args:
     layer_class: the class.
@@ -210,6 +208,19 @@ def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
 
   Raises:
     ValueError: there is no rule.
+
+  >>> import keras
+  >>> from cifar10.pruning import plan, rules
+  >>> class Cube(keras.layers.Layer):
+  ...   def call(self, x):
+  ...     return x**3
+  >>> given = keras.Input((5,))
+  >>> model = keras.Model(given, keras.layers.Dense(2)(Cube(name="cube")(keras.layers.Dense(4)(given))))
+  >>> plan(model).walls
+  ['cube']
+  >>> register(Cube, rules.Elementwise())
+  >>> plan(model).walls
+  []
   """
   if not rules:
     raise ValueError(f"register({layer_class.__name__}) needs a rule, such as rules.Elementwise()")

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from flows import assert_same_function, squeezed
+from flows import assert_same_function, squeeze_and_check
 from keras import layers
 
 from cifar10.pruning import multiply_adds, penalties, register, rules, scale_gammas, squeeze
@@ -59,7 +59,7 @@ def model(monkeypatch, randomize, shut):
 
 
 def test_without_a_place_for_constants_one_of_them_carries_the_others(model):
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 1}, {"a": {"carrier": 1}}]
   assert smaller.get_layer("b").weight.shape == (3, 4)
   paper, report = squeeze(model, exact=False)
@@ -69,7 +69,7 @@ def test_without_a_place_for_constants_one_of_them_carries_the_others(model):
 
 def test_without_carriers_they_stay(model, monkeypatch):
   monkeypatch.setattr(LinearRule, "carries", False)
-  assert squeezed(model)[1:] == ({"b": 1}, {"a": {"padding": 3}})
+  assert squeeze_and_check(model)[1:] == ({"b": 1}, {"a": {"padding": 3}})
   smaller, report = squeeze(model, exact=False)
   assert {name: layer.removed for name, layer in report.layers.items()} == {"a": 0, "b": 1, "end": 0}
   assert_same_function(model, smaller)

@@ -12,11 +12,6 @@ from cifar10.pruning.rules import base
 PAGE = pathlib.Path(base.__file__).with_name("README.md")
 
 
-@pytest.fixture
-def own_rules(monkeypatch):
-  monkeypatch.setattr(base, "RULES", dict(base.RULES))
-
-
 def python_of(text):
   """The python blocks of a page as one program, each line where it stands in the page."""
   lines = [""] * (text.count("\n") + 1)
