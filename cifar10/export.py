@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import pathlib
 import statistics
-import time
 import warnings
 
 import keras
@@ -16,6 +15,8 @@ from cifar10.datasets.examples import IMAGE_SHAPE, Examples
 from cifar10.errors import UserError
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
+from cifar10.pruning.comparing import output_differences
+from cifar10.pruning.timing import seconds_in_turns
 from cifar10.version import files
 from cifar10.version.directory import MODEL_FILE, Version
 from cifar10.version.exports import write_exports
@@ -243,23 +244,18 @@ def _size(path):
 def _row(name, path, size, run, images, labels, expected):
   """What `export.json` says of one format."""
   outputs = run(images)
-  predictions = outputs.argmax(axis=1)
+  differences = output_differences(expected, outputs)
   return {
     "format": name,
     "path": path,
     "bytes": size,
-    "largest_difference": float(abs(outputs - expected).max()),
-    "agreement": float((predictions == expected.argmax(axis=1)).mean()),
-    "precision": float((predictions == labels).mean()),
+    "largest_difference": differences.largest,
+    "agreement": differences.agreement,
+    "precision": float((outputs.argmax(axis=1) == labels).mean()),
     "latency_ms": _latency(run, images[:1]) * 1000,
   }
 
 
 def _latency(run, images):
   """Median time of a run, in seconds."""
-  times = []
-  for _ in range(WARM_UP_RUNS + TIMED_RUNS):
-    start = time.perf_counter()
-    run(images)
-    times.append(time.perf_counter() - start)
-  return statistics.median(times[WARM_UP_RUNS:])
+  return statistics.median(seconds_in_turns({"run": lambda: run(images)}, TIMED_RUNS, WARM_UP_RUNS)["run"])

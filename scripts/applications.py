@@ -13,7 +13,9 @@ import keras
 import numpy as np
 from keras import applications, layers
 
+from cifar10.console import table, table_row
 from cifar10.pruning import plan
+from cifar10.pruning.calls import layers_in
 
 SHARE = 0.4
 
@@ -54,7 +56,7 @@ NETWORKS = {
 def shut_at_random(model, seed=0):
   """Sets 40% of each batch norm's gammas to 0, and random betas and moving statistics."""
   rng = np.random.default_rng(seed)
-  for layer in model._flatten_layers():
+  for layer in layers_in(model):
     if isinstance(layer, layers.BatchNormalization):
       size = layer.moving_mean.shape
       layer.moving_mean.assign(rng.normal(size=size) * 0.1)
@@ -72,8 +74,8 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--network", choices=NETWORKS, help="only this one")
   arguments = parser.parse_args()
-  print("| network | parameters, M | `exact=True` | `exact=False` | multiply-adds, M | `exact=True` | `exact=False` |")
-  print("|---|---|---|---|---|---|---|")
+  ways = ["`exact=True`", "`exact=False`"]
+  print(table(["network", "parameters, M", *ways, "multiply-adds, M", *ways]))
   for name in [arguments.network] if arguments.network else NETWORKS:
     keras.backend.clear_session()
     model = NETWORKS[name](weights=None)
@@ -82,7 +84,7 @@ def main():
     parameters = (exact.parameters_before, exact.parameters_after, paper.parameters_after)
     multiply_adds = (exact.multiply_adds_before, exact.multiply_adds_after, paper.multiply_adds_after)
     figures = [f"{x / 1e6:.2f}" for x in parameters] + [f"{x / 1e6:.0f}" for x in multiply_adds]
-    print(f"| {name} | {' | '.join(figures)} |", flush=True)
+    print(table_row([name, *figures]), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-ad
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
@@ -24,12 +23,15 @@ import tensorflow as tf
 
 from cifar10.batch_norm import fused
 from cifar10.config import DATASETS
+from cifar10.console import table, table_row
 from cifar10.evaluate import precision_and_loss
 from cifar10.export import FILES, load, served_model, write
 from cifar10.input_pipeline import load as load_data
 from cifar10.input_pipeline import standardize
 from cifar10.models import resnet20
 from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
+from cifar10.pruning.timing import seconds_in_turns
+from cifar10.version.metrics import read_metrics
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096
@@ -94,12 +96,12 @@ def loop(arguments):
   network = resnet20()
   functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
   functions["matrix product, float32"] = matrix_product("float32")
-  found = [measure(functions, arguments.rounds)]
+  found = [seconds_in_turns(functions, arguments.rounds)]
   rows = []
   for precision in PRECISIONS:
     seconds, others = train(precision, arguments)
     rows.append(row(f"{precision}, cifar10-train", seconds) | others)
-    found.append(measure(functions, arguments.rounds))
+    found.append(seconds_in_turns(functions, arguments.rounds))
   rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
   work["matrix product, float32"] = 2 * MATRIX_SIZE**3
@@ -140,9 +142,8 @@ def inference(arguments):
   networks = plain_networks()
   work = {name: multiply_adds(network) for name, network in networks.items()}
   rows = []
-  by_size = " | ".join(f"batch {size} | of full | saved" for size in (1, BATCH_SIZE))
-  print(f"| runtime | network | multiply-adds | of full | {by_size} |")
-  print("|" + "---|" * 10)
+  by_size = [name for size in (1, BATCH_SIZE) for name in (f"batch {size}", "of full", "saved")]
+  print(table(["runtime", "network", "multiply-adds", "of full", *by_size]))
   with tempfile.TemporaryDirectory() as workplace:
     for runtime, format_name in RUNTIMES.items():
       runs = {}
@@ -218,11 +219,17 @@ def forward_pass(network, images):
 def train(precision, arguments):
   """Runs cifar10-train: the seconds of a step, one figure for every ten; and its start and peak memory for the row."""
   with tempfile.TemporaryDirectory() as workplace, open(f"{workplace}/errors", "w+") as errors:
-    command = [
-      *(sys.executable, "-m", "cifar10.cli.train", f"--dataset={arguments.dataset}", f"--train_dir={workplace}/run"),
-      *(f"--precision={precision}", f"--max_steps={arguments.steps + 1}", "--log_frequency=10", "--nosqueeze_model"),
-      *(f"--batch_size={BATCH_SIZE}", "--seed=1"),
-    ]
+    flags = {
+      "dataset": arguments.dataset,
+      "train_dir": f"{workplace}/run",
+      "precision": precision,
+      "max_steps": arguments.steps + 1,
+      "log_frequency": 10,
+      "squeeze_model": False,
+      "batch_size": BATCH_SIZE,
+      "seed": 1,
+    }
+    command = [sys.executable, "-m", "cifar10.cli.train", *(f"--{name}={value}" for name, value in flags.items())]
     start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
       lines = iter(process.stdout.readline, "")
@@ -235,27 +242,14 @@ def train(precision, arguments):
     if process.returncode:
       errors.seek(0)
       sys.exit(errors.read())
-    with open(pathlib.Path(f"{workplace}/run_0/metrics.csv"), newline="") as file:
-      rates = [float(line["examples_per_second"]) for line in csv.DictReader(file)]
+    rates = [row["examples_per_second"] for row in read_metrics(pathlib.Path(workplace, "run_0"))]
   others = {"to_first_step": to_first_step, "peak_bytes": usage.ru_maxrss * 1024}
   return [BATCH_SIZE / rate for rate in rates[2:]], others
 
 
 def timed(functions, rounds):
-  """A row for each of the functions, which `measure` times."""
-  return [row(name, found) for name, found in measure(functions, rounds).items()]
-
-
-def measure(functions, rounds):
-  """Times functions in turns, after one that does not count; their seconds by name."""
-  seconds = {name: [] for name in functions}
-  for turn in range(rounds + 1):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      function()
-      if turn:
-        seconds[name].append(time.perf_counter() - start)
-  return seconds
+  """A row for each of the functions, which take turns."""
+  return [row(name, found) for name, found in seconds_in_turns(functions, rounds).items()]
 
 
 def row(name, seconds):
@@ -271,15 +265,12 @@ def limit(rows):
 def print_table(title, rows, work):
   """Prints times, rates, and their share of the limit."""
   most = limit(rows)
-  print(f"| {title} | ms | fastest to slowest | GFLOP | GFLOP/s | of the float32 limit |")
-  print("|---|---|---|---|---|---|")
+  print(table([title, "ms", "fastest to slowest", "GFLOP", "GFLOP/s", "of the float32 limit"]))
   for each in rows:
     operations = work[each["name"]]
     each |= {"operations": operations, "of_limit": operations / each["median"] / most}
-    print(
-      f"| {each['name']} | {milliseconds(each)} | {operations / 1e9:.1f} | {operations / each['median'] / 1e9:.0f} | "
-      f"{each['of_limit']:.2f} |"
-    )
+    rates = [f"{operations / 1e9:.1f}", f"{operations / each['median'] / 1e9:.0f}", f"{each['of_limit']:.2f}"]
+    print(table_row([each["name"], *milliseconds(each), *rates]))
   print(flush=True)
 
 
@@ -293,7 +284,7 @@ def print_inference(runtime, work, by_batch):
       each["of_full"] = each["median"] / rows[0]["median"]
       saved = f"{(1 - each['of_full']) / (1 - share):.2f}" if share < 1 else ""
       cells += [f"{each['median'] * 1000:.2f} ms", f"{each['of_full']:.2f}", saved]
-    print("|", " | ".join([runtime, name, *cells]), "|", flush=True)
+    print(table_row([runtime, name, *cells]), flush=True)
   return [
     {**each, "runtime": runtime, "batch_size": batch_size, "multiply_adds": work[each["name"]]}
     for batch_size, rows in zip((1, BATCH_SIZE), by_batch)
@@ -303,7 +294,7 @@ def print_inference(runtime, work, by_batch):
 
 def milliseconds(each):
   """Two cells of a table."""
-  return " | ".join([f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"])
+  return [f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from cifar10.pruning import rules
 from cifar10.pruning.callbacks import SparsityLogger
+from cifar10.pruning.comparing import compare
+from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.folding import fold_batch_norms
 from cifar10.pruning.proximal import ProximalSGD
 from cifar10.pruning.recalibration import recalibrate
@@ -9,7 +11,6 @@ from cifar10.pruning.rescaling import scale_gammas, unscale_gammas
 from cifar10.pruning.rules.base import register
 from cifar10.pruning.sparsity import fake_sparsity, group_lasso, penalties
 from cifar10.pruning.squeezing import plan, squeeze
-from cifar10.pruning.verification import compare, multiply_adds
 
 __all__ = [
   "ProximalSGD",

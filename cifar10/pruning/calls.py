@@ -5,8 +5,13 @@ What of Keras is not public is used here alone: the records of a model's calls.
 
 import collections
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
+
+if TYPE_CHECKING:
+  from cifar10.pruning.rules.base import Channels, Rule
 
 
 @dataclasses.dataclass(eq=False)
@@ -21,10 +26,10 @@ class Tensor:
     masked: whether it may bear a Keras mask, which some layers that read it heed.
   """
 
-  shape: tuple
+  shape: tuple[int | None, ...]
   masked: bool = False
-  channels: object = None
-  readers: list = dataclasses.field(default_factory=list)
+  channels: "Channels | None" = None
+  readers: "list[Call]" = dataclasses.field(default_factory=list)
   is_output: bool = False
 
 
@@ -35,7 +40,6 @@ class Call:
   Attributes:
     operation: the layer or operation.
     name: its name, after those of the nested models that hold it: "encoder/conv".
-    node: Keras' record of the call.
     args, kwargs: what it is called with; a `Tensor` stands for each of Keras' symbolic tensors.
     inputs, outputs: lists of `Tensor`.
     rule: its `Rule`, once the graph is made.
@@ -44,19 +48,44 @@ class Call:
 
   operation: keras.Operation
   name: str
-  node: object
-  args: tuple
-  kwargs: dict
-  inputs: list
-  outputs: list
-  rule: object = None
-  reads: list = None
+  args: tuple[Any, ...]
+  kwargs: dict[str, Any]
+  inputs: list[Tensor]
+  outputs: list[Tensor]
+  rule: "Rule | None" = None
+  reads: "list[Channels] | None" = None
 
   @property
-  def channel_axis(self):
+  def channel_axis(self) -> int:
     """The axis that the layer takes for the channels of its input: the last, but for data_format channels_first."""
     rank = len(self.inputs[0].shape)
     return 1 if getattr(self.operation, "data_format", None) == "channels_first" and rank > 2 else rank - 1
+
+  def space(self, tensor: Tensor) -> tuple[int | None, ...]:
+    """The sizes of an input or output without those of the batch and the channels."""
+    axis = 1 if self.channel_axis < len(self.inputs[0].shape) - 1 else len(tensor.shape) - 1
+    return tuple(size for index, size in enumerate(tensor.shape) if index not in (0, axis))
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+  """A call of an operation as a model records it.
+
+  Attributes:
+    operation: the operation.
+    inputs, outputs: lists of Keras' symbolic tensors.
+    arguments: function from a dict, by the id() of symbolic tensors, to (args, kwargs) with its values in their place.
+  """
+
+  operation: keras.Operation
+  inputs: list[keras.KerasTensor]
+  outputs: list[keras.KerasTensor]
+  arguments: Callable[[dict[int, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+  @property
+  def is_input(self) -> bool:
+    """Whether it stands for an input of the model."""
+    return not self.inputs
 
 
 def is_model(operation):
@@ -80,10 +109,30 @@ def layers_in(operation):
   return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
 
 
+def operation_of(tensor):
+  """The layer or operation whose call makes a symbolic tensor."""
+  return tensor._keras_history.operation
+
+
+def operation_class(function, *args, tensor=None):
+  """The class of operation that a function of `keras.ops` or `keras.activations` becomes in a functional model.
+
+  Args:
+    function: the function.
+    *args: what it is called with after its first argument.
+    tensor: its first argument, a symbolic tensor or a list of some; by default one of rank 4.
+  """
+  return type(operation_of(function(keras.KerasTensor((None, 2, 2, 2)) if tensor is None else tensor, *args)))
+
+
 def nodes_in_order(model):
-  """Keras' records of the calls of a model's operations, in the order of execution."""
+  """The `Node`s of a model, in the order of execution; those inside nested models are not among them."""
   by_depth = as_functional(model)._nodes_by_depth
-  return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+  return [
+    Node(node.operation, node.input_tensors, node.outputs, node.arguments.fill_in)
+    for depth in sorted(by_depth, reverse=True)
+    for node in by_depth[depth]
+  ]
 
 
 def flat_calls(model, size):
@@ -101,8 +150,8 @@ def flat_calls(model, size):
     for node in nodes_in_order(model):
       if node.is_input and id(node.outputs[0]) in tensors:
         continue
-      args, kwargs = ((), {}) if node.is_input else node.arguments.fill_in(tensors)
-      inputs = [tensors[id(tensor)] for tensor in node.input_tensors]
+      args, kwargs = ((), {}) if node.is_input else node.arguments(tensors)
+      inputs = [tensors[id(tensor)] for tensor in node.inputs]
       operation = node.operation
       if is_model(operation) and len(inputs) == len(operation.inputs) and not kwargs.get("training"):
         bindings[id(operation)].append(inputs)
@@ -114,7 +163,7 @@ def flat_calls(model, size):
       else:
         shapes = _output_shapes(node, args, kwargs, inputs, size)
         outputs = [Tensor(shape, _is_masked(tensor, operation, inputs)) for shape, tensor in zip(shapes, node.outputs)]
-        call = Call(operation, prefix + operation.name, node, args, kwargs, inputs, outputs)
+        call = Call(operation, prefix + operation.name, args, kwargs, inputs, outputs)
         calls.append(call)
         for tensor in inputs:
           tensor.readers.append(call)
@@ -138,9 +187,9 @@ def _output_shapes(node, args, kwargs, inputs, size):
   shapes = [tuple(tensor.shape) for tensor in node.outputs]
   if node.is_input and size is not None:
     return [(shape[0], *(size if s is None else s for s in shape[1:])) for shape in shapes]
-  if all(tensor.shape == tuple(built.shape) for tensor, built in zip(inputs, node.input_tensors)):
+  if all(tensor.shape == tuple(built.shape) for tensor, built in zip(inputs, node.inputs)):
     return shapes
-  dtypes = {id(tensor): built.dtype for tensor, built in zip(inputs, node.input_tensors)}
+  dtypes = {id(tensor): built.dtype for tensor, built in zip(inputs, node.inputs)}
   args, kwargs = keras.tree.map_structure(
     lambda value: keras.KerasTensor(value.shape, dtypes[id(value)]) if isinstance(value, Tensor) else value,
     (args, kwargs),

@@ -157,8 +157,7 @@ class ChannelGraph:
     """One set of weights, or one shape of an input, serves all calls: their channels stay or go together."""
     for first, *others in self.calls_by_operation():
       for other in others if first.rule.owns_channels else []:
-        self._tie(first.reads + [tensor.channels for tensor in first.outputs],
-                  other.reads + [tensor.channels for tensor in other.outputs])  # fmt: skip
+        self._tie(*(call.reads + [tensor.channels for tensor in call.outputs] for call in (first, other)))
     for first, *others in bindings:
       for other in others:
         self._tie([tensor.channels for tensor in first], [tensor.channels for tensor in other])

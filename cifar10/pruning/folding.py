@@ -12,13 +12,11 @@ from cifar10.pruning.rebuilding import rebuilt
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, Wall, to_float64
 
-FOLDABLE = (
-  *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense),
-  *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
-)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+FOLDABLE = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, *DEPTHWISE)
 
 
-def fold_batch_norms(model):
+def fold_batch_norms(model: keras.Model) -> keras.Model:
   """Returns a copy of a model without the batch norms that the layer before them can take over.
 
   That is a convolution, a depthwise one or a dense layer, channels last, without an activation, whose output nothing
@@ -32,6 +30,15 @@ def fold_batch_norms(model):
 
   Raises:
     ValueError: `model` is not functional, or a layer of the caller's own cannot be made from its config.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> [layer.name for layer in fold_batch_norms(model).layers if layer.weights]
+  ['a', 'logits']
   """
   graph = ChannelGraph(model)
   by_operation = graph.calls_by_operation()
@@ -39,7 +46,7 @@ def fold_batch_norms(model):
   for calls in by_operation:
     if isinstance(calls[0].rule, BatchNorm) and (source := _source(graph, calls)) is not None:
       pieces[id(source.operation)] = _folded(graph, source, calls[0])
-      pieces[id(calls[0].operation)] = Squeezed(removed=True)
+      pieces[id(calls[0].operation)] = Squeezed(bypassed=True)
   return rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), pieces)
 
 
@@ -69,7 +76,7 @@ def _folded(graph, source, call):
   bias = to_float64(layer.bias) if layer.use_bias else 0.0
   beta = to_float64(norm.beta) if norm.center else 0.0
   kernel = to_float64(layer.kernel)
-  depthwise = isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D)
+  depthwise = isinstance(layer, DEPTHWISE)
   kernel = kernel * (scale.reshape(kernel.shape[-2:]) if depthwise else scale)
   bias = (bias - to_float64(norm.moving_mean)) * scale + beta
   return Squeezed({"use_bias": True}, {"kernel": kernel, "bias": bias})

@@ -1,6 +1,8 @@
 """Stochastic gradient descent with soft thresholding of gammas: ISTA (section 4.2 of the paper)."""
 
 import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 from keras import ops
@@ -39,9 +41,22 @@ class ProximalSGD(keras.optimizers.SGD):
 
   Raises:
     ValueError: `l1_penalty` or a penalty is negative or not finite.
+
+  >>> import keras
+  >>> gamma = keras.Variable([0.5, -0.25, 0.01], name="gamma")
+  >>> optimizer = ProximalSGD(learning_rate=0.5, l1_penalty=1.0, penalties={"gamma": 0.25})
+  >>> optimizer.apply([keras.ops.zeros(3)], [gamma])
+  >>> gamma.numpy().tolist()
+  [0.375, -0.125, 0.0]
   """
 
-  def __init__(self, learning_rate, l1_penalty, penalties, **kwargs):
+  def __init__(
+    self,
+    learning_rate: float | LearningRateSchedule | Callable[[], float],
+    l1_penalty: float | LearningRateSchedule,
+    penalties: Mapping[str, float],
+    **kwargs: Any,
+  ):
     super().__init__(learning_rate, **kwargs)
     if not isinstance(penalties, dict):
       raise ValueError(f"penalties is {penalties!r}; it is a dict, as penalties(model) gives it")
@@ -52,7 +67,7 @@ class ProximalSGD(keras.optimizers.SGD):
     self.l1_penalty = l1_penalty if scheduled else float(l1_penalty)
     self.penalties = dict(penalties)
 
-  def build(self, variables):
+  def build(self, variables: list[keras.Variable]) -> None:
     """Pairs the penalties with the variables; see `keras.optimizers.Optimizer.build`."""
     if self.built:
       return
@@ -72,11 +87,11 @@ class ProximalSGD(keras.optimizers.SGD):
       threshold = ops.cast(learning_rate, variable.dtype) * strength
       self.assign(variable, soft_threshold(ops.convert_to_tensor(variable), threshold))
 
-  def current_l1_penalty(self):
+  def current_l1_penalty(self) -> Any:
     """The `l1_penalty` of the next step: a float, or what the schedule gives, a scalar tensor."""
     return self.l1_penalty(self.iterations) if isinstance(self.l1_penalty, LearningRateSchedule) else self.l1_penalty
 
-  def get_config(self):
+  def get_config(self) -> dict[str, Any]:
     """The arguments of the constructor, as Keras serialises them."""
     config, l1_penalty = super().get_config(), self.l1_penalty
     if isinstance(l1_penalty, LearningRateSchedule):
@@ -84,7 +99,7 @@ class ProximalSGD(keras.optimizers.SGD):
     return {**config, "l1_penalty": l1_penalty, "penalties": self.penalties}
 
   @classmethod
-  def from_config(cls, config, custom_objects=None):
+  def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "ProximalSGD":
     """The optimizer that `get_config` describes."""
     config = dict(config)
     if isinstance(config["l1_penalty"], dict):

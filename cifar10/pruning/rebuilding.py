@@ -24,8 +24,8 @@ def rebuilt(model, graph, kept, pieces):
   """
   copies = {}
 
-  def removed(operation):
-    return id(operation) in pieces and pieces[id(operation)].removed
+  def bypassed(operation):
+    return id(operation) in pieces and pieces[id(operation)].bypassed
 
   def copied(operation):
     if id(operation) not in copies:
@@ -39,13 +39,13 @@ def rebuilt(model, graph, kept, pieces):
       if node.is_input:
         tensors[id(node.outputs[0])] = _input_copied(node, graph, kept)
     if isinstance(model, keras.Sequential):
-      stay = [copied(layer) for layer in model.layers if not removed(layer)]
+      stay = [copied(layer) for layer in model.layers if not bypassed(layer)]
       return keras.Sequential([tensors[id(model.inputs[0])], *stay], name=model.name)
     for node in nodes_in_order(model):
-      if removed(node.operation):
-        tensors[id(node.outputs[0])] = tensors[id(node.input_tensors[0])]
+      if bypassed(node.operation):
+        tensors[id(node.outputs[0])] = tensors[id(node.inputs[0])]
       elif not node.is_input:
-        args, kwargs = node.arguments.fill_in(tensors)
+        args, kwargs = node.arguments(tensors)
         copy = copied(node.operation)
         changed = pieces[id(node.operation)].args if id(node.operation) in pieces else {}
         outputs = copy(*(changed.get(index, value) for index, value in enumerate(args)), **kwargs)

@@ -2,13 +2,15 @@
 
 import contextlib
 import itertools
+from collections.abc import Iterable
 
 import keras
 
 from cifar10.pruning.calls import layers_in
+from cifar10.pruning.inputs import Arrays
 
 
-def recalibrate(model, batches):
+def recalibrate(model: keras.Model, batches: Iterable[Arrays]) -> None:
   """Sets all moving means and variances to averages over `batches`, in place.
 
   The model runs as in training, dropout on, so that each batch norm normalises with the statistics of the batch. The
@@ -21,6 +23,13 @@ def recalibrate(model, batches):
 
   Raises:
     ValueError: `batches` is empty. On this or any other exception the statistics are those from before.
+
+  >>> import keras
+  >>> import numpy as np
+  >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+  >>> recalibrate(model, [np.array([[2.0], [4.0]]), np.array([[6.0], [8.0]])])
+  >>> model.layers[0].moving_mean.numpy().tolist(), model.layers[0].moving_variance.numpy().tolist()
+  ([5.0], [1.0])
   """
   batch_norms = [layer for layer in layers_in(model) if isinstance(layer, keras.layers.BatchNormalization)]
   statistics = {id(variable) for layer in batch_norms for variable in (layer.moving_mean, layer.moving_variance)}

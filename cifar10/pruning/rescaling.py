@@ -5,6 +5,9 @@ smaller by a factor, with the kernels that read them made larger by as much, the
 computes the same (section 4.2 of the paper, "gamma-W rescaling").
 """
 
+from collections.abc import Collection
+
+import keras
 import numpy as np
 
 from cifar10.pruning.channel_graph import ChannelGraph
@@ -12,7 +15,7 @@ from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import to_float64
 
 
-def scale_gammas(model, penalties, alpha):
+def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -> None:
   """Multiplies gated gammas and their betas by `alpha`, and divides the kernels that read them by it, in place.
 
   The function of the model in inference stays, up to rounding. That takes layers f with f(a x) = a f(x) between the
@@ -21,13 +24,26 @@ def scale_gammas(model, penalties, alpha):
 
   Args:
     model: a functional or Sequential Keras model.
-    penalties: dict with the paths of the gammas to scale, as `penalties(model)` gives it.
+    penalties: paths of the gammas to scale; the dict will do that `penalties(model)` gives.
     alpha: what to multiply gammas by, a finite number above 0; the paper uses 0.001 to 1.
 
   Raises:
     ValueError: a layer behind the gammas lets no factor pass (swish, a sum with a term that is not scaled, another
       batch norm); it is named, and the model is as it was. `alpha` is out of range, `penalties` names no gamma of the
       model, or `model` is not functional.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> before = model(keras.ops.ones((1, 8, 8, 3)))
+  >>> scale_gammas(model, ["a_bn/gamma"], 0.5)
+  >>> model.get_layer("a_bn").gamma.numpy().tolist()
+  [0.5, 0.5, 0.5, 0.5]
+  >>> bool(keras.ops.all(keras.ops.isclose(model(keras.ops.ones((1, 8, 8, 3))), before)))
+  True
   """
   if not 0 < alpha < float("inf"):
     raise ValueError(f"alpha is {alpha}; it is a finite number above 0")
@@ -50,8 +66,28 @@ def scale_gammas(model, penalties, alpha):
       getattr(call.operation, name).assign(array)
 
 
-def unscale_gammas(model, penalties, alpha):
-  """Undoes `scale_gammas` with the same arguments, up to rounding; raises as that does."""
+def unscale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -> None:
+  """Undoes `scale_gammas` with the same arguments, up to rounding; raises as that does.
+
+  Args:
+    model: as for `scale_gammas`, or the squeezed one.
+    penalties: as for `scale_gammas`.
+    alpha: as for `scale_gammas`.
+
+  Raises:
+    ValueError: as `scale_gammas`.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> scale_gammas(model, ["a_bn/gamma"], 0.5)
+  >>> unscale_gammas(model, ["a_bn/gamma"], 0.5)
+  >>> model.get_layer("a_bn").gamma.numpy().tolist()
+  [1.0, 1.0, 1.0, 1.0]
+  """
   if not 0 < alpha < float("inf"):
     raise ValueError(f"alpha is {alpha}; it is a finite number above 0")
   scale_gammas(model, penalties, 1 / alpha)
@@ -63,7 +99,7 @@ def _factors_of_readers(graph, scaled, alpha):
   for call in graph.calls:
     inputs = [factors[id(tensor)] for tensor in call.inputs]
     passed = [np.ones(len(tensor.channels.ids)) for tensor in call.outputs]
-    if hasattr(call.rule, "absorbed"):
+    if call.rule.kernels:
       _, before = readers.setdefault(id(call.operation), (call, inputs[0]))
       if (_turned(call) and _any_scaled(inputs)) or not np.array_equal(before, inputs[0]):
         _refuse(call)

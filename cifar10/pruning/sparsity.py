@@ -2,7 +2,9 @@
 
 import collections
 import math
+from collections.abc import Mapping
 
+import keras
 import tensorflow as tf
 
 from cifar10.pruning.channel_graph import ChannelGraph
@@ -10,7 +12,7 @@ from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Input
 
 
-def penalties(model, num_pixels=None):
+def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, float]:
   """The penalty of each gated gamma: how much of the network goes with one channel.
 
   For the channels that a batch norm scales (section 4.1 of the paper, "memory-normalised" cost lambda):
@@ -35,6 +37,17 @@ def penalties(model, num_pixels=None):
   Raises:
     ValueError: `model` is not functional, two gammas have one path, or `num_pixels` is needed and not given, or is
       not positive.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> penalties(model)
+  {'a_bn/gamma': 1.015625}
+  >>> (6 * 6 + 3 * 3 * 3 + 2) / (8 * 8)
+  1.015625
   """
   if num_pixels is None:
     num_pixels = _num_pixels(ChannelGraph(model))
@@ -54,16 +67,50 @@ def penalties(model, num_pixels=None):
   return {path: penalty for path, penalty in by_path.items() if penalty is not None}
 
 
-def group_lasso(model, penalties):
-  """Sum of penalty * |gamma| over all gated gammas: a float32 scalar tensor of 0 or more."""
+def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor:
+  """Sum of penalty * |gamma| over all gated gammas: a float32 scalar tensor of 0 or more.
+
+  Args:
+    model: a Keras model.
+    penalties: dict from the paths of its gammas to penalties, as `penalties(model)` gives it.
+
+  Raises:
+    ValueError: a path is none of the model's, or there is none.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> float(group_lasso(model, {"a_bn/gamma": 0.5}))
+  2.0
+  """
   gated = _gated(model, penalties)
   return tf.add_n([penalty * tf.reduce_sum(tf.abs(tf.cast(gamma, tf.float32))) for gamma, penalty in gated])
 
 
-def fake_sparsity(model, penalties):
+def fake_sparsity(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor:
   """Sum of penalties over the gammas at exactly 0 / sum over all gated gammas: a scalar tensor in [0, 1].
 
   "Fake", as the paper has it, since the share of parameters that can be removed is not quite the same.
+
+  Args:
+    model: as for `group_lasso`.
+    penalties: as for `group_lasso`.
+
+  Raises:
+    ValueError: as `group_lasso`.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> _ = model.get_layer("a_bn").gamma.assign([1, 0, 1, 1])
+  >>> float(fake_sparsity(model, {"a_bn/gamma": 0.5}))
+  0.25
   """
   gated = _gated(model, penalties)
   zero = tf.add_n([penalty * tf.reduce_sum(tf.cast(tf.equal(gamma, 0), tf.float32)) for gamma, penalty in gated])
@@ -111,23 +158,21 @@ def _penalty(graph, calls, num_pixels):
 
 def _makers(graph, call):
   """The convolutions and dense layers from which the channels of a call come: dict from the layer's id() to a call."""
-  return _reached(call, lambda call: [graph.maker(tensor) for tensor in call.inputs], "weights_per_output")
+  return _reached(call, lambda call: [graph.maker(tensor) for tensor in call.inputs])
 
 
 def _readers(call):
   """The convolutions and dense layers that read what a call makes, through layers that do not mix channels."""
-  return _reached(
-    call, lambda call: [reader for tensor in call.outputs for reader in tensor.readers], "weights_per_input"
-  )
+  return _reached(call, lambda call: [reader for tensor in call.outputs for reader in tensor.readers])
 
 
-def _reached(call, neighbours, method):
+def _reached(call, neighbours):
   found, seen, waiting = {}, set(), neighbours(call)
   while waiting:
     call = waiting.pop()
     if id(call) not in seen:
       seen.add(id(call))
-      if hasattr(call.rule, method):
+      if call.rule.kernels:
         found[id(call.operation)] = call
       if not call.rule.mixes:
         waiting.extend(neighbours(call))

@@ -10,68 +10,31 @@ import dataclasses
 import logging
 import math
 import numbers
+from collections.abc import Collection
 
 import keras
 import numpy as np
 
 from cifar10.pruning.calls import Call, is_model, layers_in
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.costs import multiply_adds
+from cifar10.pruning.inputs import Arrays, random_inputs
 from cifar10.pruning.rebuilding import rebuilt
+from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.verification import Comparison, compare, multiply_adds, random_inputs
 
 LARGEST_RATIO = 16  # Of a constant to that of its carrier, by which kernels are multiplied.
 
 
-@dataclasses.dataclass
-class LayerReport:
-  """The output channels of one layer.
-
-  Attributes:
-    channels: how many there were.
-    removed: how many went.
-    kept_though_dead: dict from reason to how many dead channels stay for it: "carrier" (stands for others
-      whose constants cannot pass a padded border), "padding" (has such a constant itself, where nothing can
-      stand for it), "width" (a layer keeps `multiple_of` or `min_channels` channels, or one), "keep", "shared"
-      (other tensors or readers need it), "output", "input", or the name of a layer through which it cannot be
-      followed: a wall, or one that reads another axis or mixes channels without a kernel.
-  """
-
-  channels: int
-  removed: int
-  kept_though_dead: dict
-
-  def is_lost(self):
-    """Whether all channels are dead, and some stay only because a layer cannot be without."""
-    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "width"))
-    return own == self.channels - self.removed
-
-
-@dataclasses.dataclass
-class SqueezeReport:
-  """What `squeeze` did, or would do; `dataclasses.asdict` makes it ready for JSON.
-
-  Attributes:
-    parameters_before, parameters_after: numbers of weights, those of moving statistics included.
-    multiply_adds_before, multiply_adds_after: as `multiply_adds` counts them.
-    layers: dict from the name of each convolution and dense layer to its `LayerReport`, but for depthwise
-      convolutions, whose channels are those of the layer before; a layer inside a nested model goes by "model/layer".
-    gates: the same for batch norms.
-    walls: names of the layers that the channel graph has no rule for; what reaches them stays.
-    comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 changed the function.
-  """
-
-  parameters_before: int
-  parameters_after: int
-  multiply_adds_before: int | None
-  multiply_adds_after: int | None
-  layers: dict
-  gates: dict
-  walls: list
-  comparison: Comparison | None = None
-
-
-def squeeze(model, exact=True, multiple_of=1, min_channels=1, threshold=0.0, keep=(), inputs=None):
+def squeeze(
+  model: keras.Model,
+  exact: bool = True,
+  multiple_of: int = 1,
+  min_channels: int = 1,
+  threshold: float = 0.0,
+  keep: Collection[str] = (),
+  inputs: Arrays | None = None,
+) -> tuple[keras.Model, SqueezeReport]:
   """Returns a smaller model without the dead channels, and a report.
 
   Gates are batch-norm gammas at 0. Dead are the channels that they shut, those whose kernels are all 0, and those
@@ -99,6 +62,21 @@ def squeeze(model, exact=True, multiple_of=1, min_channels=1, threshold=0.0, kee
   Raises:
     ValueError: `model` is not functional, an argument is out of its range, `keep` names no layer, or a layer of the
       caller's own cannot be made from its config.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> _ = model.get_layer("a_bn").gamma.assign([1, 0, 1, 0])
+  >>> smaller, report = squeeze(model)
+  >>> smaller.get_layer("a").filters
+  2
+  >>> report.layers["a"]
+  LayerReport(channels=4, removed=2, kept_though_dead={})
+  >>> report.parameters_before, report.parameters_after
+  (134, 68)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = _pieces(graph, decisions)
@@ -108,15 +86,22 @@ def squeeze(model, exact=True, multiple_of=1, min_channels=1, threshold=0.0, kee
     if layer.is_lost():
       logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
   if threshold > 0:
+    from cifar10.pruning.comparing import compare
+
     report.comparison = compare(model, smaller, random_inputs(model) if inputs is None else inputs)
-    logging.warning(
-      "gammas up to %g were set to 0: outputs changed by %.2g of their norm",
-      threshold, report.comparison.relative_difference,
-    )  # fmt: skip
+    change = report.comparison.relative_difference
+    logging.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
   return smaller, report
 
 
-def plan(model, exact=True, multiple_of=1, min_channels=1, threshold=0.0, keep=()):
+def plan(
+  model: keras.Model,
+  exact: bool = True,
+  multiple_of: int = 1,
+  min_channels: int = 1,
+  threshold: float = 0.0,
+  keep: Collection[str] = (),
+) -> SqueezeReport:
   """Returns the `SqueezeReport` that `squeeze` would give, without building the smaller model, nor a comparison.
 
   Args:
@@ -129,6 +114,16 @@ def plan(model, exact=True, multiple_of=1, min_channels=1, threshold=0.0, keep=(
 
   Raises:
     ValueError: as `squeeze`.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x = layers.Conv2D(4, 3, use_bias=False, name="a")(images)
+  >>> x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="a_bn")(x)))
+  >>> model = keras.Model(images, layers.Dense(2, name="logits")(x))
+  >>> _ = model.get_layer("a_bn").gamma.assign([1, 0.01, 1, 0])
+  >>> plan(model).layers["a"].removed, plan(model, threshold=0.1).layers["a"].removed
+  (1, 2)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   return _report(graph, model, decisions, _pieces(graph, decisions))
@@ -141,7 +136,7 @@ class _Reading:
   Attributes:
     call: its first call.
     shared: whether there are more.
-    pads: whether constants other than 0 do not hold where it reads them.
+    folds: whether what constants other than 0 add can go into its bias.
     constant: float64 (inputs,): what each input is in all the calls that use it; NaN if that is no one value.
     border: int8 (inputs,): as in `Channels`, the worst of the calls that use it.
     used: bool (inputs,): whether any call uses the input.
@@ -149,7 +144,7 @@ class _Reading:
 
   call: Call
   shared: bool
-  pads: bool
+  folds: bool
   constant: np.ndarray
   border: np.ndarray
   used: np.ndarray
@@ -165,26 +160,26 @@ class _Decisions:
 
   Attributes:
     readings: list of `_Reading`.
-    removed: bool array over ids: those that go.
+    goes: bool array over ids: those that go.
     reasons: dict from a dead id that stays to the reason.
-    padded: dict from id to {index of a reading that pads: constant other than 0 that it uses}.
-    carrier: dict from a removed id to the id that stands for its constant where it is read with padding.
+    unfolded: dict from id to {index of a reading that does not fold: constant other than 0 that it uses}.
+    carrier: dict from an id that goes to the one that stands for its constant where it is not folded.
   """
 
-  readings: list
-  removed: np.ndarray
-  reasons: dict
-  padded: dict
-  carrier: dict = dataclasses.field(default_factory=dict)
+  readings: list[_Reading]
+  goes: np.ndarray
+  reasons: dict[int, str]
+  unfolded: dict[int, dict[int, float]]
+  carrier: dict[int, int] = dataclasses.field(default_factory=dict)
 
   def keep(self, channel, reason):
-    self.removed[channel] = False
+    self.goes[channel] = False
     self.carrier.pop(channel, None)
     self.reasons[channel] = reason
 
   def kept(self, channels):
     """Which positions stay: bool array."""
-    return ~self.removed[channels.ids]
+    return ~self.goes[channels.ids]
 
 
 def _decide(model, exact, multiple_of, min_channels, threshold, keep):
@@ -200,12 +195,12 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
   patterned = {
     channel
     for index, reading in enumerate(decisions.readings)
-    for channel, reads in decisions.padded.items()
-    if not reading.call.rule.folds and index in reads
+    for channel, reads in decisions.unfolded.items()
+    if not reading.call.rule.folds(reading.call.operation) and index in reads
   }
   for siblings in _siblings(graph, decisions):
     waiting = siblings if exact or lost.issuperset(siblings) else patterned.intersection(siblings)
-    _choose_carriers(decisions, [channel for channel in waiting if channel in decisions.padded])
+    _choose_carriers(decisions, [channel for channel in waiting if channel in decisions.unfolded])
   _fill_widths(graph, decisions, multiple_of, min_channels)
   return graph, decisions
 
@@ -223,12 +218,9 @@ def _refuse_sharing_with_walls(graph):
 
 def _removable(graph, exact):
   """Decides by how channels are read which can go, before carriers and widths."""
-  readings = [
-    _reading(graph, calls)
-    for calls in graph.calls_by_operation()
-    if calls[0].rule.mixes and not calls[0].rule.tied
-  ]  # fmt: skip
-  reasons, padded = dict(graph.blocked), collections.defaultdict(dict)
+  mixing = [calls for calls in graph.calls_by_operation() if calls[0].rule.mixes]
+  readings = [_reading(graph, calls) for calls in mixing if not calls[0].rule.tied]
+  reasons, unfolded = dict(graph.blocked), collections.defaultdict(dict)
 
   def stay(reading, which, reason):
     for channel in reading.ids[which].tolist():
@@ -240,16 +232,16 @@ def _removable(graph, exact):
     rule = reading.call.rule
     nonzero = reading.used & (reading.constant != 0) & ~np.isnan(reading.constant)
     stay(reading, reading.used & (reading.border > (0 if exact else 1)), "padding")
-    if reading.pads and rule.carries:
+    if not reading.folds and rule.carries:
       for position in np.flatnonzero(nonzero):
-        padded[int(reading.ids[position])][index] = reading.constant[position]
-    elif reading.pads and exact:
+        unfolded[int(reading.ids[position])][index] = reading.constant[position]
+    elif not reading.folds and (exact or not rule.folds(reading.call.operation)):
       stay(reading, nonzero, "padding")
-  removed = np.zeros(graph.channel_count, bool)
+  goes = np.zeros(graph.channel_count, bool)
   for channels in graph.tensors():
-    removed[channels.ids] = True
-  removed[list(reasons)] = False
-  return _Decisions(readings, removed, reasons, padded)
+    goes[channels.ids] = True
+  goes[list(reasons)] = False
+  return _Decisions(readings, goes, reasons, unfolded)
 
 
 def _reading(graph, calls):
@@ -258,7 +250,7 @@ def _reading(graph, calls):
   reading = _Reading(
     call,
     shared=len(calls) > 1,
-    pads=any(each.rule.pads(each) for each in calls),
+    folds=call.rule.folds(call.operation) and not any(each.rule.pads(each) for each in calls),
     constant=np.full(count, np.nan),
     border=np.zeros(count, np.int8),
     used=np.zeros(count, bool),
@@ -286,7 +278,7 @@ def _siblings(graph, decisions):
   """Groups the channels that go by the tensors in which they stand."""
   tensors = collections.defaultdict(list)
   for index, channels in enumerate(graph.tensors()):
-    for channel in channels.ids[decisions.removed[channels.ids]].tolist():
+    for channel in channels.ids[decisions.goes[channels.ids]].tolist():
       tensors[channel].append(index)
   groups = collections.defaultdict(list)
   for channel, indices in tensors.items():
@@ -296,12 +288,12 @@ def _siblings(graph, decisions):
 
 def _choose_carriers(decisions, siblings):
   """Keeps some to stand for the others, first those that most layers read, with the largest constant."""
-  padded = decisions.padded
-  waiting = sorted(siblings, key=lambda c: (-len(padded[c]), -max(map(abs, padded[c].values()))))
+  unfolded = decisions.unfolded
+  waiting = sorted(siblings, key=lambda c: (-len(unfolded[c]), -max(map(abs, unfolded[c].values()))))
   while waiting:
     carrier, *waiting = waiting
     decisions.keep(carrier, "carrier")
-    decisions.carrier |= {c: carrier for c in waiting if _can_carry(padded[carrier], padded[c])}
+    decisions.carrier |= {c: carrier for c in waiting if _can_carry(unfolded[carrier], unfolded[c])}
     waiting = [channel for channel in waiting if channel not in decisions.carrier]
 
 
@@ -324,7 +316,7 @@ def _fill(decisions, channels, width):
   for channel in channels.ids.tolist():
     if decisions.kept(channels).sum() >= width:
       return
-    if decisions.removed[channel]:
+    if decisions.goes[channel]:
       decisions.keep(channel, "width")
 
 
@@ -341,11 +333,11 @@ def _pieces(graph, decisions):
 
 
 def _fold(graph, decisions, pieces, reading):
-  """Puts what removed constants contribute to a convolution or dense layer where it stays."""
+  """Puts what the constants that go contribute to a convolution or dense layer where it stays."""
   call, rule, layer = reading.call, reading.call.rule, reading.call.operation
   keep_in, keep_out = decisions.kept(call.reads[0]), decisions.kept(call.outputs[0].channels)
   gone = np.flatnonzero(~keep_in & reading.used & (reading.constant != 0))
-  carried = [p for p in gone.tolist() if reading.pads and reading.ids[p] in decisions.carrier]
+  carried = [p for p in gone.tolist() if not reading.folds and reading.ids[p] in decisions.carrier]
   if carried:
     kernel = rule.kernel(layer).astype(np.float64)
     for position in carried:
@@ -359,25 +351,25 @@ def _fold(graph, decisions, pieces, reading):
 
 
 def _shift_outputs(graph, pieces, reading, shift):
-  call, layer = reading.call, reading.call.operation
+  call, rule, layer = reading.call, reading.call.rule, reading.call.operation
   piece, output = pieces[id(layer)], call.outputs[0]
   reader = output.readers[0] if len(output.readers) == 1 and not output.is_output else None
   into_batch_norm = (
     reader is not None
     and isinstance(reader.rule, BatchNorm)
     and reader.reads[0] is output.channels
-    and layer.activation is keras.activations.linear
+    and rule.activation(layer) is keras.activations.linear
     and not reading.shared
     and sum(other.operation is reader.operation for other in graph.calls) == 1
   )
-  if layer.use_bias:
-    piece.weights["bias"] = piece.weights["bias"] + shift
+  if rule.has_bias(layer):
+    piece.weights[rule.bias] = piece.weights[rule.bias] + shift
   elif into_batch_norm:
     weights = pieces[id(reader.operation)].weights
     weights["moving_mean"] = weights["moving_mean"] - shift
   else:
     piece.config["use_bias"] = True
-    piece.weights["bias"] = shift
+    piece.weights[rule.bias] = shift
 
 
 def _report(graph, model, decisions, pieces):

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import keras
 import tensorflow as tf
 
 from cifar10 import input_pipeline
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import recalibrate, squeeze
+from cifar10.pruning.comparing import output_differences
 from cifar10.training.settling import is_trained
 from cifar10.training.step import batch_seed
 from cifar10.training_state import averaged_model
@@ -87,9 +87,8 @@ def squeeze_into(version, trainer, examples):
 def _self_check(network, smaller, examples):
   """Compares the squeezed network with the full one on undistorted training images."""
   images = input_pipeline.standardize(examples.images[:SELF_CHECK_IMAGES])
-  full, squeezed = (keras.ops.convert_to_numpy(model(images)) for model in (network, smaller))
-  difference = float(abs(full - squeezed).max())
-  return SelfCheck(len(images), difference, int((full.argmax(axis=1) == squeezed.argmax(axis=1)).sum()))
+  differences = output_differences(network(images), smaller(images))
+  return SelfCheck(len(images), differences.largest, differences.agreeing)
 
 
 def _next_batches(trainer, examples):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from cifar10.pruning.rules import base
+
 
 @pytest.fixture
 def float64():
@@ -52,3 +54,9 @@ def shut():
     layer.beta.assign(betas)
 
   return shut
+
+
+@pytest.fixture
+def own_rules(monkeypatch):
+  """What the test registers is forgotten after it."""
+  monkeypatch.setattr(base, "RULES", dict(base.RULES))

@@ -5,17 +5,14 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from builders import image
 from keras import layers, ops
 
 from cifar10.pruning import multiply_adds, plan, squeeze
-from cifar10.pruning.calls import as_functional
+from cifar10.pruning.calls import as_functional, layers_in
 from cifar10.pruning.channel_graph import ChannelGraph
 
 NAN = np.nan
-
-
-def image(*shape, name="images"):
-  return keras.Input(shape or (6, 6, 3), name=name)
 
 
 def end():
@@ -120,7 +117,7 @@ def connect(model, name, outputs, inputs):
   kernel.assign(array)
 
 
-def squeezed(model, **arguments):
+def squeeze_and_check(model, **arguments):
   """Squeezes exactly; asserts that the function and the model stay, and that nothing was overlooked.
 
   Returns:
@@ -136,7 +133,7 @@ def squeezed(model, **arguments):
   assert report.parameters_after == smaller.count_params()
   assert report.multiply_adds_after == multiply_adds(smaller)
   # Of grouped convolutions only whole groups go; one that keeps a single group is a plain one after that.
-  if not any(getattr(layer, "groups", 1) > 1 for layer in model._flatten_layers()):
+  if not any(getattr(layer, "groups", 1) > 1 for layer in layers_in(model)):
     again = plan(smaller, exact=True, **arguments)
     assert sum(layer.removed for layer in again.layers.values()) == 0
   removed = {name: layer.removed for name, layer in report.layers.items() if layer.removed}

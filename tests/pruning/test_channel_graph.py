@@ -8,6 +8,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+from builders import Subclassed, image
 from flows import (
   NAN,
   connect,
@@ -16,19 +17,17 @@ from flows import (
   gate,
   gated_model,
   ids,
-  image,
   is_opaque,
   of,
   read,
   reasons,
-  squeezed,
+  squeeze_and_check,
   used,
-)  # fmt: skip
+)
 from keras import layers
 
 from cifar10.pruning import penalties, register, rules
 from cifar10.pruning.channel_graph import ChannelGraph
-from cifar10.pruning.rules import base
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -72,7 +71,7 @@ def test_what_an_output_is_made_of_stays_though_others_read_it(gated):
   connect(both, "end", [0, 1], [0])
   assert reasons(both, "a") == ["output"] * 4
   assert used(both, "relu") == [True] * 4
-  assert squeezed(both)[1:] == ({}, {"a": {"output": 2}})
+  assert squeeze_and_check(both)[1:] == ({}, {"a": {"output": 2}})
 
 
 def test_several_inputs_and_outputs(randomize, shut):
@@ -83,7 +82,7 @@ def test_several_inputs_and_outputs(randomize, shut):
   shut(model, "a_bn", [0, 1], [1, 2])
   shut(model, "b_bn", [1, 2], [0, 4])
   assert ids(model, "a") == ids(model, "b")
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
 
 
 def test_what_no_output_reads_is_not_used(gated):
@@ -94,20 +93,25 @@ def test_what_no_output_reads_is_not_used(gated):
   assert used(model, "a_bn") == [False, False, True, True]
   assert used(model, "a") == [False, False, True, False]
   assert used(model, "end") == [True, True]
-  assert squeezed(model)[1:] == ({"a": 3, "b": 3}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 3, "b": 3}, {})
 
 
 def test_constants_flow_forward_through_many_layers(gated):
   model = gated(
-    layers.ReLU(), layers.MaxPooling2D(2), layers.Conv2D(2, 1, use_bias=False, name="b"),
-    layers.BatchNormalization(name="b_bn"), layers.Activation("swish"), layers.Flatten(name="flat"), read,
-  )  # fmt: skip
+    layers.ReLU(),
+    layers.MaxPooling2D(2),
+    layers.Conv2D(2, 1, use_bias=False, name="b"),
+    layers.BatchNormalization(name="b_bn"),
+    layers.Activation("swish"),
+    layers.Flatten(name="flat"),
+    read,
+  )
   connect(model, "b", [1], [1, 3])
   b, bn = model.get_layer("b"), model.get_layer("b_bn")
   gamma, beta, mean, variance = (array[1] for array in bn.get_weights())
   value = gamma * (2 * b.kernel.numpy()[0, 0, 3, 1] - mean) / np.sqrt(variance + bn.epsilon) + beta
   np.testing.assert_allclose(constants(model, "flat"), [NAN, value / (1 + np.exp(-value))] * 16)
-  assert squeezed(model)[1:] == ({"a": 2, "b": 1}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2, "b": 1}, {})
 
 
 # Walls.
@@ -131,7 +135,7 @@ def test_a_layer_without_a_rule_is_a_wall(gated, wall):
   assert is_opaque(model, "wall")
   assert is_opaque(model, "relu")
   assert of(model, "relu").reason == "wall"
-  assert squeezed(model)[1:] == ({"a": 2}, {"b": {"wall": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {"b": {"wall": 1}})
 
 
 def test_a_layer_that_is_a_wall_in_one_call_is_one_in_all(gated):
@@ -163,10 +167,10 @@ def test_a_convolution_in_series_ties_what_it_reads_and_makes(randomize, shut):
   assert len(set(ids(model, "a"))) == 4
   assert names(ChannelGraph(model).mixing_calls()) == ["a", "shared", "shared", "end"]
   shut(model, "a_bn", [0], [0])
-  assert squeezed(model)[1:] == ({}, {"a": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"shared": 1}})
   connect(model, "shared", [0], [])
   model.get_layer("shared").bias.assign([0, 1, 1, 1])
-  assert squeezed(model)[1:] == ({"a": 1, "shared": 1}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "shared": 1}, {})
 
 
 def test_a_convolution_in_parallel_ties_what_it_reads(randomize, shut):
@@ -176,7 +180,7 @@ def test_a_convolution_in_parallel_ties_what_it_reads(randomize, shut):
   shut(model, "b_bn", [1, 2, 3], [1, 4, 0])
   assert ids(model, "a") == ids(model, "b") != ids(model, "shared")
   kept = {"a": {"shared": 2}, "b": {"shared": 2}}
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, kept)
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, kept)
 
 
 def test_a_batch_norm_of_two_tensors_ties_them(randomize):
@@ -185,14 +189,14 @@ def test_a_batch_norm_of_two_tensors_ties_them(randomize):
   model = randomize(keras.Model(images, end()(layers.Concatenate()([norm(a), norm(b)]))))
   model.get_layer("norm").gamma.assign([1, 0, 1, 0])
   assert ids(model, "a") == ids(model, "b")
-  assert squeezed(model)[1:] == ({"a": 2, "b": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2, "b": 2}, {})
 
 
 def test_a_layer_without_weights_ties_nothing(gated):
   relu = layers.ReLU()
   model = gated(relu, layers.Conv2D(5, 1, name="b"), relu, end())
   assert reasons(model, "a") + reasons(model, "b") == [None] * 9
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 def test_a_layer_that_reads_an_input_too_keeps_its_channels(randomize):
@@ -220,7 +224,7 @@ def test_a_nested_model_is_flattened(randomize):
   inner = [f"outer/encoder/{name}" for name in ("conv", "norm", "relu")]
   assert names(graph.calls) == ["images", "a", "a_bn", *inner, "outer/drop", "end"]
   assert graph.of(nested.get_layer("relu").output).constant.tolist()[0] == 1
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"outer/encoder/conv": 1}, {}]
   assert smaller.get_layer("outer").get_layer("encoder").get_layer("conv").filters == 3
 
@@ -232,7 +236,7 @@ def test_a_nested_model_that_is_called_twice_ties_its_calls(randomize, shut):
   shut(model, "a_bn", [0, 1], [1, 2])
   shut(model, "b_bn", [1, 2], [2, 0])
   assert ids(model, "a") == ids(model, "b")
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
@@ -247,13 +251,14 @@ def test_inputs_of_a_nested_model_go_by_name(randomize, shut, as_dict):
   graph = ChannelGraph(model)
   assert graph.of(z).constant.tolist()[:2] == [1, 2]
   assert graph.of(y) is graph.of(b)
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
 
 
 def test_a_nested_model_in_training_is_a_wall(gated):
   nested = encoder()
-  model = gated(lambda x: nested(x, training=True), lambda x: layers.Conv2D(4, 1, name="b")(x), nested, end(),
-                shape=(5, 5, 3))  # fmt: skip
+  model = gated(
+    lambda x: nested(x, training=True), lambda x: layers.Conv2D(4, 1, name="b")(x), nested, end(), shape=(5, 5, 3)
+  )
   assert ChannelGraph(model).walls == ["encoder", "encoder/conv", "encoder/norm", "encoder/relu"]
   assert reasons(model, "a") == ["encoder"] * 4
   assert reasons(model, "b") == ["encoder/conv"] * 4
@@ -281,16 +286,9 @@ def test_keep(gated):
   channels = graph.of(model.get_layer("a_bn").output)
   assert [graph.blocked.get(channel) for channel in channels.ids] == ["keep"] * 4
   assert np.isnan(channels.constant).tolist() == [True, True, False, True]
-  assert squeezed(model, keep=["a"])[1:] == ({}, {"a": {"keep": 1}})
+  assert squeeze_and_check(model, keep=["a"])[1:] == ({}, {"a": {"keep": 1}})
   with pytest.raises(ValueError, match="keep names 'encoder', but .* has no such layer"):
     ChannelGraph(model, keep=["a", "encoder", "c"])
-
-
-class Subclassed(keras.Model):
-  """A model that is no graph of layers."""
-
-  def call(self, inputs):
-    return inputs
 
 
 class Functional(keras.Model):
@@ -340,11 +338,6 @@ class TwiceRule(rules.Rule):
     return 2 * channels.constant, channels.border
 
 
-@pytest.fixture
-def own_rules(monkeypatch):
-  monkeypatch.setattr(base, "RULES", dict(base.RULES))
-
-
 def test_without_a_rule_it_is_a_wall(gated):
   model = gated(Twice(name="layer"), end())
   assert reasons(model, "a") == ["layer"] * 4
@@ -358,7 +351,7 @@ def test_with_a_rule_channels_are_followed_and_removed(gated, rule):
   model = gated(Twice(name="layer"), end())
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, -4, NAN, 4])
   assert penalties(model) == {"a_bn/gamma": (9 * 9 + 3 + 2) / 81}
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 @pytest.mark.usefixtures("own_rules")

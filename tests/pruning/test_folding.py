@@ -8,6 +8,7 @@ from keras import layers, ops
 
 from cifar10.models import MODELS
 from cifar10.pruning import fold_batch_norms, squeeze
+from cifar10.pruning.calls import layers_in
 
 norm = layers.BatchNormalization
 
@@ -20,7 +21,7 @@ def build(*parts, shape=(8, 8, 3)):
 
 
 def norms(model):
-  return [layer.name for layer in model._flatten_layers() if isinstance(layer, norm)]
+  return [layer.name for layer in layers_in(model) if isinstance(layer, norm)]
 
 
 def assert_folds(model):

@@ -8,7 +8,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from flows import squeezed
+from flows import squeeze_and_check
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -80,19 +80,27 @@ class Builder:
     transposed = groups == 1 and size >= stride and self.one_of(*range(6)) == 5
     kind = layers.Conv2DTranspose if transposed else layers.Conv2D
     return kind(
-      groups * self.one_of(1, 2, 4), size, stride, self.one_of("same", "valid"), data_format=self.data_format,
-      use_bias=self.one_of(True, False), activation=self.one_of("linear", *ACTIVATIONS),
+      groups * self.one_of(1, 2, 4),
+      size,
+      stride,
+      self.one_of("same", "valid"),
+      data_format=self.data_format,
+      use_bias=self.one_of(True, False),
+      activation=self.one_of("linear", *ACTIVATIONS),
       **({"groups": groups} if kind is layers.Conv2D else {}),
-    )(x)  # fmt: skip
+    )(x)
 
   def add_channelwise_convolution(self):
     x = self.tensor(4)
     if x is None:
       return None
     arguments = {
-      "kernel_size": self.one_of(*range(1, min(3, self.space(x)) + 1)), "padding": self.one_of("same", "valid"),
-      "depth_multiplier": self.one_of(1, 1, 2), "use_bias": self.one_of(True, False), "data_format": self.data_format,
-    }  # fmt: skip
+      "kernel_size": self.one_of(*range(1, min(3, self.space(x)) + 1)),
+      "padding": self.one_of("same", "valid"),
+      "depth_multiplier": self.one_of(1, 1, 2),
+      "use_bias": self.one_of(True, False),
+      "data_format": self.data_format,
+    }
     if self.one_of("depthwise", "separable") == "depthwise":
       return layers.DepthwiseConv2D(**arguments)(x)
     return layers.SeparableConv2D(self.one_of(2, 3), **arguments)(x)
@@ -113,10 +121,15 @@ class Builder:
     x = self.tensor()
     shared_axes = [axis for axis in range(1, len(x.shape)) if axis != self.axis(x)] or None
     return self.one_of(
-      lambda: layers.ReLU(), lambda: layers.ReLU(max_value=1), lambda: layers.LeakyReLU(0.3), lambda: layers.ELU(),
-      lambda: layers.Activation("gelu"), lambda: layers.PReLU(), lambda: layers.PReLU(shared_axes=shared_axes),
+      lambda: layers.ReLU(),
+      lambda: layers.ReLU(max_value=1),
+      lambda: layers.LeakyReLU(0.3),
+      lambda: layers.ELU(),
+      lambda: layers.Activation("gelu"),
+      lambda: layers.PReLU(),
+      lambda: layers.PReLU(shared_axes=shared_axes),
       lambda: layers.Dropout(0.5, seed=1),
-    )()(x)  # fmt: skip
+    )()(x)
 
   def add_spatial(self):
     x = self.tensor(4)
@@ -137,11 +150,16 @@ class Builder:
     x = self.tensor()
     y = self.like(x)
     return self.one_of(
-      lambda: layers.Add()([x, y]), lambda: x + y, lambda: layers.Subtract()([x, y]), lambda: x * y,
-      lambda: layers.Maximum()([x, y]), lambda: layers.Average()([x, y]),
-      lambda: layers.Concatenate(axis=self.axis(x))([x, y]), lambda: ops.concatenate([x, y], axis=self.axis(x)),
+      lambda: layers.Add()([x, y]),
+      lambda: x + y,
+      lambda: layers.Subtract()([x, y]),
+      lambda: x * y,
+      lambda: layers.Maximum()([x, y]),
+      lambda: layers.Average()([x, y]),
+      lambda: layers.Concatenate(axis=self.axis(x))([x, y]),
+      lambda: ops.concatenate([x, y], axis=self.axis(x)),
       lambda: layers.Concatenate(axis=1)([x, y]),
-    )()  # fmt: skip
+    )()
 
   def add_excitation(self):
     x = self.tensor(4)
@@ -159,10 +177,12 @@ class Builder:
     axes = self.draw(st.permutations(range(1, len(x.shape))))
     n = int(np.prod(x.shape[1:]))
     return self.one_of(
-      lambda: layers.Flatten(data_format=self.data_format)(x), lambda: layers.Permute(axes)(x),
-      lambda: ops.transpose(x, (0, *axes)), lambda: layers.Reshape((-1, x.shape[-1]))(x),
+      lambda: layers.Flatten(data_format=self.data_format)(x),
+      lambda: layers.Permute(axes)(x),
+      lambda: ops.transpose(x, (0, *axes)),
+      lambda: layers.Reshape((-1, x.shape[-1]))(x),
       lambda: layers.Reshape((2, -1))(x) if n % 2 == 0 else None,
-    )()  # fmt: skip
+    )()
 
   def add_dense(self):
     return self.gated(layers.Dense(self.one_of(2, 4), use_bias=self.one_of(True, False))(self.tensor()))
@@ -234,7 +254,7 @@ def test_random_models():
       "min_channels": data.draw(st.sampled_from([1, 1, 1, 2])),
       "keep": names,
     }
-    smaller, *_ = squeezed(model, **arguments)
+    smaller, *_ = squeeze_and_check(model, **arguments)
     removed.append(model.count_params() - smaller.count_params())
     squeeze(model, exact=False, **arguments)
     penalties(model, num_pixels=30)
@@ -252,7 +272,7 @@ def test_a_factor_in_which_no_channels_are_followed():
   y = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 1)(images))
   model = keras.Model(images, layers.Conv2D(2, 1)(x * y))
   model.get_layer("a_bn").gamma.assign([0, 0, 1, 1])
-  _, removed, kept = squeezed(model)
+  _, removed, kept = squeeze_and_check(model)
   assert removed == {}
   assert kept == {"a": {"norm": 2}}
 
@@ -263,7 +283,7 @@ def test_a_grouped_convolution_that_keeps_one_group():
   x = layers.Conv2D(4, 3, groups=2, name="b")(layers.BatchNormalization(name="a_bn")(x))
   model = keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
   model.get_layer("a_bn").gamma.assign([0, 0, 0, 1])
-  smaller, removed, _ = squeezed(model)
+  smaller, removed, _ = squeeze_and_check(model)
   assert removed == {"a": 2, "b": 2}
   assert smaller.get_layer("b").groups == 1
   assert plan(smaller).layers["a"].removed == 1

@@ -1,8 +1,12 @@
 """Tests of cifar10.pruning.rescaling: gammas get smaller, the function stays."""
 
+import functools
+
+import builders
 import keras
 import numpy as np
 import pytest
+from builders import image
 from flows import assert_same_function, outputs
 from keras import layers, ops
 
@@ -12,15 +16,7 @@ from cifar10.pruning import ProximalSGD, penalties, scale_gammas, squeeze, unsca
 pytestmark = pytest.mark.usefixtures("float64")
 
 ALPHA = 0.01
-
-
-def image():
-  return keras.Input((8, 8, 3), name="images")
-
-
-def conv_bn(x, name, filters, **arguments):
-  x = layers.Conv2D(filters, 3, padding="same", name=name)(x)
-  return layers.BatchNormalization(name=f"{name}_bn", **arguments)(x)
+conv_bn = functools.partial(builders.conv_bn, use_bias=True, activation=None)
 
 
 def chain(*tail):
@@ -77,7 +73,7 @@ def test_the_function_stays_where_a_factor_passes(randomize, tail):
 
 def test_a_batch_norm_without_beta(randomize):
   images = image()
-  x = layers.ReLU()(conv_bn(images, "a", 6, center=False))
+  x = layers.ReLU()(conv_bn(images, "a", 6, norm={"center": False}))
   assert_scales(randomize(keras.Model(images, layers.Conv2D(2, 1)(x))))
 
 

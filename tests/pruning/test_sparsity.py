@@ -4,19 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import Subclassed, conv_bn, image
 from keras import layers
 
 from cifar10.pruning import fake_sparsity, group_lasso, penalties
-
-
-def conv_bn(x, name, filters, size=3, stride=1, padding="same", scale=True):
-  x = layers.Conv2D(filters, size, stride, padding, use_bias=False, name=name)(x)
-  x = layers.BatchNormalization(scale=scale, name=f"{name}_bn")(x)
-  return layers.ReLU(name=f"{name}_relu")(x)
-
-
-def image(*shape):
-  return keras.Input(shape or (8, 8, 3), name="images")
 
 
 def test_a_convolution_between_two():
@@ -151,7 +142,7 @@ def test_a_gamma_that_reaches_an_unknown_layer_or_scales_an_input_is_not_gated()
 
 def test_a_batch_norm_without_gamma_is_no_gate():
   images = image()
-  x = conv_bn(conv_bn(images, "a", 4, scale=False), "b", 4)
+  x = conv_bn(conv_bn(images, "a", 4, norm={"scale": False}), "b", 4)
   assert list(penalties(keras.Model(images, layers.Conv2D(2, 1)(x)))) == ["b_bn/gamma"]
 
 
@@ -224,13 +215,6 @@ def test_several_inputs_need_num_pixels():
 def test_num_pixels_must_be_positive(value):
   with pytest.raises(ValueError, match=f"num_pixels is {value}"):
     penalties(small_model(), num_pixels=value)
-
-
-class Subclassed(keras.Model):
-  """A model that is no graph of layers."""
-
-  def call(self, inputs):
-    return inputs
 
 
 def test_a_model_that_is_not_functional_has_no_penalties():

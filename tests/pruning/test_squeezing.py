@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import Subclassed, conv_bn, image
+from flows import assert_same_function, outputs
 from keras import layers
 
 from cifar10.models import MODELS
@@ -17,27 +19,6 @@ from cifar10.pruning import multiply_adds, plan, squeeze
 pytestmark = pytest.mark.usefixtures("float64")
 
 BOTH = pytest.mark.parametrize("exact", [True, False])
-
-
-def image(*shape):
-  return keras.Input(shape or (8, 8, 3), name="images")
-
-
-def conv_bn(x, name, filters, size=3, stride=1, padding="same", activation="relu", **kwargs):
-  conv = layers.Conv2D(filters, size, stride, padding, **{"use_bias": False, **kwargs}, name=name)
-  x = layers.BatchNormalization(name=f"{name}_bn")(conv(x))
-  return layers.Activation(activation, name=f"{name}_act")(x)
-
-
-def outputs(model, seed=0):
-  images = np.random.default_rng(seed).normal(size=(5, *model.input_shape[1:]))
-  results = model(images)
-  return [y.numpy() for y in (results if isinstance(results, list) else [results])]
-
-
-def assert_same_function(model, other):
-  for y, z in zip(outputs(model), outputs(other), strict=True):
-    np.testing.assert_allclose(z, y, rtol=1e-9, atol=1e-9)
 
 
 def difference(model, other):
@@ -685,10 +666,6 @@ def test_an_input_without_fixed_size(randomize, shut, exact):
   assert report.multiply_adds_after is None
   images = np.random.default_rng(0).normal(size=(3, 7 if exact else 6, 6, 3))
   np.testing.assert_allclose(smaller(images), model(images), rtol=1e-9, atol=1e-9)
-
-
-class Subclassed(keras.Model):
-  """A model that is no graph of layers."""
 
 
 def test_a_model_that_is_not_functional_is_refused():

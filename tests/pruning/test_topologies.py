@@ -6,19 +6,14 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from flows import assert_same_function, squeezed
+from builders import conv_bn
+from flows import assert_same_function, squeeze_and_check
 from keras import layers, ops
 
 from cifar10.pruning import ProximalSGD, fake_sparsity, penalties
 from cifar10.pruning.calls import as_functional
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def conv_bn(x, name, filters, stride=1, activation="relu"):
-  x = layers.Conv2D(filters, 3, stride, "same", use_bias=False, name=name)(x)
-  x = layers.BatchNormalization(name=f"{name}_bn")(x)
-  return layers.Activation(activation, name=f"{name}_act")(x)
 
 
 def u_net():
@@ -69,22 +64,39 @@ def nested():
 def encoder_of_features():
   features = keras.Input((8, 8, 5), name="features")
   inner = keras.Sequential(
-    [keras.Input((8, 8, 6)), layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
-     layers.Conv2D(7, 1, use_bias=False, name="pointwise"), layers.BatchNormalization(name="bn"), layers.ReLU()],
+    [
+      keras.Input((8, 8, 6)),
+      layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
+      layers.Conv2D(7, 1, use_bias=False, name="pointwise"),
+      layers.BatchNormalization(name="bn"),
+      layers.ReLU(),
+    ],
     name="inner",
-  )  # fmt: skip
+  )
   return keras.Model(features, inner(conv_bn(features, "outer", 6, activation="swish")), name="features_encoder")
 
 
 def sequential():
   return keras.Sequential(
-    [keras.Input((8, 8, 3)), layers.Rescaling(0.5),
-     layers.Conv2D(6, 3, name="a"), layers.BatchNormalization(name="a_bn"), layers.PReLU(shared_axes=[1, 2]),
-     layers.ZeroPadding2D(), layers.SeparableConv2D(7, 3, name="b"), layers.BatchNormalization(name="b_bn"),
-     layers.ReLU(), layers.AveragePooling2D(2), layers.Flatten(), layers.Dense(5, name="c"),
-     layers.BatchNormalization(name="c_bn"), layers.ELU(), layers.Dense(3, name="logits")],
+    [
+      keras.Input((8, 8, 3)),
+      layers.Rescaling(0.5),
+      layers.Conv2D(6, 3, name="a"),
+      layers.BatchNormalization(name="a_bn"),
+      layers.PReLU(shared_axes=[1, 2]),
+      layers.ZeroPadding2D(),
+      layers.SeparableConv2D(7, 3, name="b"),
+      layers.BatchNormalization(name="b_bn"),
+      layers.ReLU(),
+      layers.AveragePooling2D(2),
+      layers.Flatten(),
+      layers.Dense(5, name="c"),
+      layers.BatchNormalization(name="c_bn"),
+      layers.ELU(),
+      layers.Dense(3, name="logits"),
+    ],
     name="sequential",
-  )  # fmt: skip
+  )
 
 
 def train(model):
@@ -109,7 +121,7 @@ def test_trained_and_squeezed_it_computes_the_same(build, tmp_path):
   keras.utils.set_random_seed(0)
   model = build()
   train(model)
-  smaller, removed, _ = squeezed(model)
+  smaller, removed, _ = squeeze_and_check(model)
   assert sum(removed.values()) > 1
   assert smaller.count_params() < model.count_params()
   assert type(smaller) is type(model)

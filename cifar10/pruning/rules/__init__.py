@@ -1,4 +1,16 @@
-"""The rules of the channel graph for Keras' own layers and operations, one class a kind."""
+"""The rules of the channel graph for Keras' own layers and operations, one class a kind.
+
+`README.md` in this folder shows how to write one for a layer of one's own.
+
+>>> import keras
+>>> from cifar10.pruning import plan, register, rules
+>>> @keras.saving.register_keras_serializable("example")
+... class OwnDense(keras.layers.Dense):
+...   "A dense layer by another name."
+>>> register(OwnDense, rules.Mixer())
+>>> plan(keras.Sequential([keras.Input((3,)), OwnDense(4, name="own"), keras.layers.Dense(2)])).layers["own"].channels
+4
+"""
 
 from cifar10.pruning.rules.arrangement import Concatenation, Rearrangement, Reduction
 from cifar10.pruning.rules.base import Channels, Rule, Squeezed, Wall
@@ -17,6 +29,7 @@ from cifar10.pruning.rules.channelwise import (
   ZeroPadding,
 )
 from cifar10.pruning.rules.convolutions import Depthwise, Grouped, Mixer, Separable, Transposed
+from cifar10.pruning.rules.kernels import KernelRule
 
 __all__ = [
   "Activation",
@@ -28,6 +41,7 @@ __all__ = [
   "Depthwise",
   "Elementwise",
   "Grouped",
+  "KernelRule",
   "Mixer",
   "ParametricRelu",
   "Passing",

@@ -4,9 +4,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from cifar10.pruning.calls import Tensor
+from cifar10.pruning.calls import Tensor, operation_class
 from cifar10.pruning.rules.base import Channels, Rule, Squeezed, opaque, register
-from cifar10.pruning.rules.channelwise import operation_class
 
 
 class Rearrangement(Rule):
@@ -149,8 +148,8 @@ for _function, _args in (
   (ops.expand_dims, (1,)),
 ):
   register(operation_class(_function, *_args), Rearrangement())
-register(type(ops.squeeze(keras.KerasTensor((None, 1, 2)), 1)._keras_history.operation), Rearrangement())
+register(operation_class(ops.squeeze, 1, tensor=keras.KerasTensor((None, 1, 2))), Rearrangement())
 for _function in (ops.mean, ops.max, ops.min):
   register(operation_class(_function, 1), Reduction())
 register(layers.Concatenate, Concatenation())
-register(type(ops.concatenate([keras.KerasTensor((None, 2))] * 2)._keras_history.operation), Concatenation())
+register(operation_class(ops.concatenate, tensor=[keras.KerasTensor((None, 2))] * 2), Concatenation())

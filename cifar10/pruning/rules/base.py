@@ -2,11 +2,17 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
-from cifar10.pruning.calls import Tensor
+from cifar10.pruning.calls import Call, Tensor
+
+if TYPE_CHECKING:
+  from cifar10.pruning.channel_graph import ChannelGraph
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,32 +33,32 @@ class Channels:
   ids: np.ndarray
   constant: np.ndarray
   border: np.ndarray
-  used: np.ndarray = None
+  used: np.ndarray | None = None
   reason: str = ""
 
   def __post_init__(self):
     self.used = np.zeros(len(self.ids), bool)
 
   @property
-  def known(self):
+  def known(self) -> np.ndarray:
     """Where the position is constant near the borders too: bool (positions,)."""
     return ~np.isnan(self.constant) & (self.border == 0)
 
 
-def padded(channels, pads=True, used=None):
+def border_behind_zeros(channels: Channels, zeros: bool = True, used: np.ndarray | None = None) -> np.ndarray:
   """`channels.border` after zeros were put around the image.
 
   Args:
     channels: `Channels`.
-    pads: whether there are any zeros.
+    zeros: whether there are any.
     used: bool (positions,): which positions matter; all by default.
   """
-  nonzero = pads & (channels.constant != 0) & ~np.isnan(channels.constant)
+  nonzero = zeros & (channels.constant != 0) & ~np.isnan(channels.constant)
   lost = not np.isnan(channels.constant if used is None else channels.constant[used]).any()
   return np.maximum(channels.border, np.where(nonzero, 2 if lost else 1, 0)).astype(np.int8)
 
 
-def opaque(reason):
+def opaque(reason: str) -> Channels:
   """The `Channels` of a tensor in which none are followed."""
   return Channels(None, np.zeros(0, int), np.zeros(0), np.zeros(0, np.int8), reason=reason)
 
@@ -65,38 +71,41 @@ class Squeezed:
     config: what changes in its config.
     weights: its weights by attribute name, arrays; those not named stay as they are.
     args: dict from index to what its call gets in place of that one of `args`.
-    removed: whether it goes, and what it is called with takes the place of its output.
+    bypassed: whether it goes, and what it is called with takes the place of its output.
   """
 
-  config: dict = dataclasses.field(default_factory=dict)
-  weights: dict = dataclasses.field(default_factory=dict)
-  args: dict = dataclasses.field(default_factory=dict)
-  removed: bool = False
+  config: dict[str, Any] = dataclasses.field(default_factory=dict)
+  weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  args: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+  bypassed: bool = False
 
 
 class Rule:
-  """What the graph needs to know of a kind of layer; by default, of one that treats each channel by itself.
+  """What pruning needs to know of a kind of layer; by default, of one that treats each channel by itself.
 
   The default holds for layers with one input and one output that leave a constant as it is: pooling, cropping,
-  dropout.
+  dropout. Of a layer with a kernel `KernelRule` knows more. `README.md` beside this file shows how rules are written.
 
   Attributes:
-    mixes: whether each output depends on several input channels, through a kernel.
+    mixes: whether each output depends on several input channels; such a rule is a `KernelRule`.
     owns_channels: whether weights or config of the layer have an entry for each channel.
     trains: whether the layer may do something else in training, so that the rule does not hold there.
     ignores_mask: whether a mask makes no difference in inference; else a layer that is called with one is a wall.
+    kernels: names of the layer's attributes that hold its kernels. A layer with one counts in penalties and
+      multiply-adds, and can take up what its inputs are multiplied by.
   """
 
-  mixes = False
-  owns_channels = False
-  trains = True
-  ignores_mask = False
+  mixes: bool = False
+  owns_channels: bool = False
+  trains: bool = True
+  ignores_mask: bool = False
+  kernels: tuple[str, ...] = ()
 
-  def applies(self, call):
+  def applies(self, call: Call) -> bool:
     """Whether the rule holds for this call; else the layer is a wall."""
     return True
 
-  def forward(self, graph, call):
+  def forward(self, graph: "ChannelGraph", call: Call) -> list[Channels]:
     """The `Channels` of each output of the call; may add ids, unions and blocks to the graph."""
     channels = self.read(graph, call)
     if channels.axis is None:
@@ -105,19 +114,19 @@ class Rule:
     constant, border = self.constant(graph, call, channels)
     return [Channels(channels.axis if same_rank else 1, channels.ids, constant, border, reason=channels.reason)]
 
-  def read(self, graph, call):
+  def read(self, graph: "ChannelGraph", call: Call) -> Channels:
     """The `Channels` of the input; a rule for a layer that has an axis of its own for them reads along that."""
     return call.inputs[0].channels
 
-  def constant(self, graph, call, channels):
+  def constant(self, graph: "ChannelGraph", call: Call, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
     """Constants and borders after the layer, from the `Channels` before it."""
     return channels.constant, channels.border
 
-  def backward(self, graph, call):
+  def backward(self, graph: "ChannelGraph", call: Call) -> list[np.ndarray]:
     """Which positions of each of `call.reads` are used, given which of the output are; all if that is opaque."""
     return [call.outputs[0].channels.used] * len(call.inputs)
 
-  def squeezed(self, graph, call, keep_in, keep_out):
+  def squeezed(self, graph: "ChannelGraph", call: Call, keep_in: list[np.ndarray], keep_out: np.ndarray) -> Squeezed:
     """The layer without some of its channels.
 
     Args:
@@ -125,13 +134,10 @@ class Rule:
       call: a call of the layer.
       keep_in: list of bool arrays, which positions of each of `call.reads` stay.
       keep_out: bool array, which positions of the output stay.
-
-    Returns:
-      A `Squeezed`.
     """
     return Squeezed()
 
-  def scaled(self, call, factors):
+  def scaled(self, call: Call, factors: list[np.ndarray]) -> np.ndarray | None:
     """What the output's channels are multiplied by if those of the inputs are multiplied by positive numbers.
 
     Args:
@@ -148,8 +154,23 @@ class Rule:
           return None
     return np.array([by_channel[channel] for channel in call.outputs[0].channels.ids.tolist()])
 
-  def multiply_adds(self, call, weights):
-    """Multiply-adds of the call for one example, with weights by attribute name; None if a size is not fixed."""
+  def absorbed(self, layer: keras.Operation, factors: np.ndarray) -> dict[str, np.ndarray]:
+    """The weights by attribute name with which inputs multiplied by `factors` give what the inputs gave.
+
+    Asked for only where there are `kernels`.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has kernels, and no way to multiply them: define absorbed")
+
+  def weights_per_output(self, layer: keras.Operation) -> int:
+    """How many weights of the kernels go with one output."""
+    return 0
+
+  def weights_per_input(self, layer: keras.Operation) -> int:
+    """How many weights of the kernels go with one input."""
+    return 0
+
+  def multiply_adds(self, call: Call, weights: Mapping[str, npt.ArrayLike]) -> int | None:
+    """Multiply-adds of the call for one example, with `kernels` by attribute name; None if a size is not fixed."""
     return 0
 
 
@@ -175,12 +196,10 @@ class Input(Rule):
 RULES = {keras.layers.InputLayer: (Input(),)}
 
 
-def register(layer_class, *rules):
+def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
   """Teaches the graph a class of layers or operations; subclasses need to be registered themselves.
 
-  So that a layer of one's own is followed; for one that acts on every value by itself, like an activation:
-
-      register(MyActivation, rules.Elementwise())
+  So that a layer of one's own is followed; `README.md` beside this file shows how rules are written.
 
   Args:
     layer_class: the class.
@@ -189,18 +208,31 @@ def register(layer_class, *rules):
 
   Raises:
     ValueError: there is no rule.
+
+  >>> import keras
+  >>> from cifar10.pruning import plan, rules
+  >>> class Cube(keras.layers.Layer):
+  ...   def call(self, x):
+  ...     return x**3
+  >>> given = keras.Input((5,))
+  >>> model = keras.Model(given, keras.layers.Dense(2)(Cube(name="cube")(keras.layers.Dense(4)(given))))
+  >>> plan(model).walls
+  ['cube']
+  >>> register(Cube, rules.Elementwise())
+  >>> plan(model).walls
+  []
   """
   if not rules:
     raise ValueError(f"register({layer_class.__name__}) needs a rule, such as rules.Elementwise()")
   RULES[layer_class] = rules
 
 
-def to_float64(variable):
+def to_float64(variable: npt.ArrayLike) -> np.ndarray:
   """A variable or tensor as a float64 array."""
   return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
-def rule_of(call):
+def rule_of(call: Call) -> Rule:
   """The first registered rule that applies to a call; a `Wall` if none does."""
   in_training = call.kwargs.get("training") or any(argument is True for argument in call.args[1:])
   masked = _heeds_mask(call)

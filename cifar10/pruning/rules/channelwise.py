@@ -1,27 +1,19 @@
 """Rules of the layers and operations that treat each channel by itself."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import layers, ops
 
-from cifar10.pruning.calls import Tensor
-from cifar10.pruning.rules.base import Channels, Rule, Squeezed, opaque, padded, register, to_float64
-
-COUPLED_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
-
-
-def operation_class(function, *args):
-  """The class of operation that a function of `keras.ops` or `keras.activations` becomes in a functional model."""
-  tensor = keras.KerasTensor((None, 2, 2, 2))
-  return type(function(tensor, *args)._keras_history.operation)
-
+from cifar10.pruning.calls import Tensor, operation_class
+from cifar10.pruning.rules.activations import activation_name, is_coupled
+from cifar10.pruning.rules.base import Channels, Rule, Squeezed, border_behind_zeros, opaque, register, to_float64
 
 # Those with f(a x) = a f(x) for all a above 0, unless they have a ceiling or a threshold.
 HOMOGENEOUS_ACTIVATIONS = ("linear", "relu", "leaky_relu")
-HOMOGENEOUS = (
-  *(layers.ReLU, layers.LeakyReLU),
-  *map(operation_class, (ops.relu, ops.leaky_relu, ops.negative, ops.abs, keras.activations.relu)),
-)
+HOMOGENEOUS_FUNCTIONS = (ops.relu, ops.leaky_relu, ops.negative, ops.abs, keras.activations.relu)
+HOMOGENEOUS = (layers.ReLU, layers.LeakyReLU, *map(operation_class, HOMOGENEOUS_FUNCTIONS))
 
 
 class Passing(Rule):
@@ -51,14 +43,14 @@ class Resizing(Spatial):
     return call.operation.fill_value == 0 or not call.operation.pad_to_aspect_ratio
 
   def constant(self, graph, call, channels):
-    return channels.constant, padded(channels, call.operation.pad_to_aspect_ratio)
+    return channels.constant, border_behind_zeros(channels, call.operation.pad_to_aspect_ratio)
 
 
 class ZeroPadding(Spatial):
   """Zeros around an image: a constant other than 0 does not hold at the border."""
 
   def constant(self, graph, call, channels):
-    return channels.constant, padded(channels)
+    return channels.constant, border_behind_zeros(channels)
 
 
 class Elementwise(Rule):
@@ -69,7 +61,7 @@ class Elementwise(Rule):
 
   def applies(self, call):
     layer = call.operation
-    if getattr(layer, "activation", None) is not None and is_coupled(layer):
+    if getattr(layer, "activation", None) is not None and is_coupled(layer.activation):
       return False
     ranks = {len(tensor.shape) for tensor in call.inputs}
     fixed = [value for value in keras.tree.flatten((call.args, call.kwargs)) if not isinstance(value, Tensor)]
@@ -164,7 +156,7 @@ class Activation(Elementwise):
     operation = call.operation
     bent = getattr(operation, "max_value", None) is not None or getattr(operation, "threshold", 0) != 0
     homogeneous = isinstance(operation, HOMOGENEOUS) or (
-      isinstance(operation, layers.Activation) and activation_name(operation) in HOMOGENEOUS_ACTIVATIONS
+      isinstance(operation, layers.Activation) and activation_name(operation.activation) in HOMOGENEOUS_ACTIVATIONS
     )
     return factors[0] if homogeneous and not bent else None
 
@@ -323,28 +315,6 @@ def evaluate(call, value):
   return to_float64(call.operation.call(*args, **kwargs))  # Called itself, a layer would note what it is called with.
 
 
-def known_values(function, constant):
-  """A function of those values that are not NaN; NaN where it is not finite."""
-  known = ~np.isnan(constant)
-  result = np.full(len(constant), np.nan)
-  if known.any():
-    result[known] = to_float64(function(ops.convert_to_tensor(constant[known])))
-  result[~np.isfinite(result)] = np.nan
-  return result
-
-
-def activation_name(layer):
-  """The name of a layer's activation function; "" if it is none of Keras' or TensorFlow's own."""
-  name, module = (getattr(layer.activation, attribute, "") for attribute in ("__name__", "__module__"))
-  return name if hasattr(keras.activations, name) and module.startswith(("keras.", "tensorflow.")) else ""
-
-
-def is_coupled(layer):
-  """Whether the layer's activation mixes channels, or might, being none that Keras knows."""
-  name = activation_name(layer)
-  return name in COUPLED_ACTIVATIONS or not name
-
-
 def _tensors(value):
   """Whether an argument of a call is a tensor of the model, or a list of some."""
   return any(isinstance(part, Tensor) for part in keras.tree.flatten(value))
@@ -354,43 +324,58 @@ def _size(tensor, axis):
   return tensor.shape[axis] if -axis <= len(tensor.shape) else 1
 
 
+DIMENSIONS = ("1D", "2D", "3D")
+SPATIAL = (
+  "MaxPooling",
+  "AveragePooling",
+  "GlobalMaxPooling",
+  "GlobalAveragePooling",
+  "AdaptiveMaxPooling",
+  "AdaptiveAveragePooling",
+  "Cropping",
+  "UpSampling",
+)
+IDENTITIES = (
+  layers.Dropout,
+  layers.SpatialDropout1D,
+  layers.SpatialDropout2D,
+  layers.SpatialDropout3D,
+  layers.GaussianDropout,
+  layers.AlphaDropout,
+  layers.GaussianNoise,
+  layers.ActivityRegularization,
+  layers.Identity,
+)
+UNARY_OPERATIONS = """
+  negative abs square sqrt rsqrt reciprocal exp expm1 log log1p sign sin cos tanh arctan erf floor ceil round
+  stop_gradient relu relu6 leaky_relu elu selu celu gelu silu sigmoid hard_sigmoid hard_silu hard_tanh log_sigmoid
+  softplus softsign tanh_shrink soft_shrink hard_shrink squareplus sparse_plus sparse_sigmoid
+"""
+
 register(layers.BatchNormalization, BatchNorm())
 register(layers.PReLU, ParametricRelu())
-for _name in ("Rescaling", "Normalization"):
-  register(getattr(layers, _name), Affine())
-for _name in ("Activation", "ReLU", "LeakyReLU", "ELU"):
-  register(getattr(layers, _name), Activation())
-for _name in ("Add", "Subtract", "Average", "Maximum", "Minimum"):
-  register(getattr(layers, _name), Sum())
+for _class in (layers.Rescaling, layers.Normalization):
+  register(_class, Affine())
+for _class in (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU):
+  register(_class, Activation())
+for _class in (layers.Add, layers.Subtract, layers.Average, layers.Maximum, layers.Minimum):
+  register(_class, Sum())
 register(layers.Multiply, Product())
-for _name in ("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"):
-  register(getattr(layers, _name), ZeroPadding())
+for _dimension in DIMENSIONS:
+  register(getattr(layers, f"ZeroPadding{_dimension}"), ZeroPadding())
 register(layers.Resizing, Resizing())
-for _name in (
-  *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
-  *(f"Adaptive{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)),
-  *(f"{kind}{rank}D" for kind in ("Cropping", "UpSampling") for rank in (1, 2, 3)),
-):
-  register(getattr(layers, _name), Spatial())
-for _name in (
-  *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout"),
-  *("GaussianNoise", "ActivityRegularization", "Identity"),
-):
-  register(getattr(layers, _name), Passing())
-
+for _kind, _dimension in itertools.product(SPATIAL, DIMENSIONS):
+  register(getattr(layers, _kind + _dimension), Spatial())
+for _class in IDENTITIES:
+  register(_class, Passing())
 
 for _function in (ops.add, ops.subtract, ops.maximum, ops.minimum):
   register(operation_class(_function, keras.KerasTensor((None, 2, 2, 2))), Sum())
 register(operation_class(ops.multiply, 2.0), Product())
 for _function in (ops.divide, ops.true_divide, ops.power):
   register(operation_class(_function, 2.0), Elementwise())
-for _function in (
-  *(ops.negative, ops.abs, ops.square, ops.sqrt, ops.rsqrt, ops.reciprocal, ops.exp, ops.expm1, ops.log, ops.log1p),
-  *(ops.sign, ops.sin, ops.cos, ops.tanh, ops.arctan, ops.erf, ops.floor, ops.ceil, ops.round, ops.stop_gradient),
-  *(ops.relu, ops.relu6, ops.leaky_relu, ops.elu, ops.selu, ops.celu, ops.gelu, ops.silu, ops.sigmoid),
-  *(ops.hard_sigmoid, ops.hard_silu, ops.hard_tanh, ops.log_sigmoid, ops.softplus, ops.softsign, ops.tanh_shrink),
-  *(ops.soft_shrink, ops.hard_shrink, ops.squareplus, ops.sparse_plus, ops.sparse_sigmoid),
-  *(keras.activations.relu, keras.activations.relu6),
-):
+for _name in UNARY_OPERATIONS.split():
+  register(operation_class(getattr(ops, _name)), Activation())
+for _function in (keras.activations.relu, keras.activations.relu6):
   register(operation_class(_function), Activation())
 register(operation_class(ops.clip, 0.0, 1.0), Clip())

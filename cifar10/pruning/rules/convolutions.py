@@ -4,105 +4,26 @@ import math
 
 import keras
 import numpy as np
+from keras import layers
 
-from cifar10.pruning.rules.base import Channels, Rule, Squeezed, padded, register, to_float64
-from cifar10.pruning.rules.channelwise import is_coupled, known_values
+from cifar10.pruning.rules.activations import is_coupled, known_values
+from cifar10.pruning.rules.base import Channels, Rule, Squeezed, border_behind_zeros, register, to_float64
+from cifar10.pruning.rules.kernels import KernelRule, kernel_products, pads
 
 
-class Mixer(Rule):
-  """activation(kernel * x + bias), with a kernel of shape (..., inputs, outputs).
-
-  Attributes:
-    tied: whether an input goes only together with the outputs that it is mixed into.
-    carries: whether one input's kernel can take over what other inputs contribute.
-    folds: whether a constant input adds the same to all outputs, borders of padded layers aside.
-  """
-
-  mixes = True
-  owns_channels = True
-  tied = False
-  carries = True
-  folds = True
+class Mixer(KernelRule):
+  """Convolutions and dense layers, with a kernel of shape (..., inputs, outputs)."""
 
   def applies(self, call):
     layer = call.operation
     plain = not getattr(layer, "quantization_mode", None) and not getattr(layer, "lora_enabled", False)
     in_groups = getattr(layer, "groups", 1) > 1
-    return plain and in_groups == self.tied and call.inputs[0].shape[call.channel_axis] is not None
-
-  def forward(self, graph, call):
-    layer, inputs = call.operation, graph.read(call, 0, call.channel_axis)
-    connected = self.connected(layer)
-    border = padded(inputs, self.pads(call), connected.any(axis=1))
-    varies = np.isnan(inputs.constant) | (False if self.folds else inputs.constant != 0)
-    constant = self.shift(layer, np.flatnonzero(~varies & (inputs.constant != 0)), inputs.constant)
-    if layer.use_bias:
-      constant = constant + to_float64(layer.bias)
-    constant[(connected & varies[:, None]).any(axis=0)] = np.nan
-    border = np.where(np.isnan(constant), 0, (connected * border[:, None]).max(axis=0))
-    ids = graph.new_ids(connected.shape[1])
-    self.tie(graph, layer, inputs.ids, ids)
-    if is_coupled(layer):
-      graph.block(ids, call.name)
-      constant[:] = np.nan
-    else:
-      constant = known_values(layer.activation, constant)
-    axis = call.channel_axis - len(call.inputs[0].shape) + len(call.outputs[0].shape)
-    return [Channels(axis, ids, constant, border)]
-
-  def tie(self, graph, layer, ids, made):
-    """Declares what of the layer's inputs and outputs stays or goes together."""
-
-  def backward(self, graph, call):
-    used = call.outputs[0].channels.used
-    return [(self.connected(call.operation) & used).any(axis=1)]
-
-  def kernel(self, layer):
-    """The kernel as an array (kernel positions, inputs, outputs)."""
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
-    return kernel.reshape(-1, *kernel.shape[-2:])
-
-  def connected(self, layer):
-    """Which inputs have a weight other than 0 to which outputs: bool (inputs, outputs)."""
-    return (self.kernel(layer) != 0).any(axis=0)
-
-  def shift(self, layer, positions, constant):
-    """What inputs that are constant at `positions` add to each output, away from borders: float64 (outputs,)."""
-    sums = self.kernel(layer)[:, positions].sum(axis=0, dtype=np.float64)
-    return constant[positions] @ sums
-
-  def pads(self, call):
-    """Whether constants other than 0 do not hold where the kernel reads them."""
-    return pads(call)
-
-  def squeezed(self, graph, call, keep_in, keep_out):
-    layer = call.operation
-    weights = self.sliced(layer, self.kernel(layer), keep_in[0], keep_out)
-    if layer.use_bias:
-      weights["bias"] = keras.ops.convert_to_numpy(layer.bias)[keep_out]
-    size = "units" if hasattr(layer, "units") else "filters"
-    return Squeezed({size: int(keep_out.sum())}, weights)
-
-  def sliced(self, layer, kernel, keep_in, keep_out):
-    """The weights by attribute name that some inputs and outputs of a kernel, as `kernel` gives it, make."""
-    kernel = kernel[:, keep_in][:, :, keep_out]
-    return {"kernel": kernel.reshape(*layer.kernel.shape[:-2], *kernel.shape[1:])}
-
-  def multiply_adds(self, call, weights):
-    sizes = spatial(call, call.outputs[0])
-    return None if None in sizes else math.prod(sizes) * math.prod(weights["kernel"].shape)
-
-  def absorbed(self, layer, factors):
-    """The weights by attribute name with which inputs multiplied by `factors` give what the inputs gave."""
-    everything = np.ones(len(factors), bool), np.ones(self.kernel(layer).shape[-1], bool)
-    return self.sliced(layer, self.kernel(layer) / factors[:, None], *everything)
+    return plain and in_groups == self.tied and super().applies(call)
 
   def weights_per_output(self, layer):
-    """How many weights of the kernel go with one output."""
     return math.prod(layer.kernel.shape[:-1])
 
   def weights_per_input(self, layer):
-    """How many weights of the kernel go with one input."""
     return math.prod(layer.kernel.shape) // layer.kernel.shape[-2]
 
 
@@ -124,11 +45,9 @@ class Grouped(Mixer):
       members = np.concatenate([inputs, outputs])
       graph.unite(members, np.full(len(members), members[0]))
 
-  def squeezed(self, graph, call, keep_in, keep_out):
-    layer = call.operation
-    squeezed = super().squeezed(graph, call, keep_in, keep_out)
-    squeezed.config["groups"] = int(keep_out.reshape(layer.groups, -1)[:, 0].sum())
-    return squeezed
+  def config(self, layer, keep_in, keep_out):
+    groups = int(keep_out.reshape(layer.groups, -1)[:, 0].sum())
+    return {**super().config(layer, keep_in, keep_out), "groups": groups}
 
   def sliced(self, layer, kernel, keep_in, keep_out):
     return {"kernel": keras.ops.convert_to_numpy(layer.kernel)[..., keep_out]}
@@ -147,7 +66,8 @@ class Transposed(Mixer):
   Where its strokes overlap differs from pixel to pixel, so a constant input adds a pattern, not a constant.
   """
 
-  folds = False
+  def folds(self, layer):
+    return False
 
   def kernel(self, layer):
     return super().kernel(layer).swapaxes(1, 2)
@@ -160,8 +80,7 @@ class Transposed(Mixer):
     return {"kernel": kernel.reshape(*layer.kernel.shape[:-2], *kernel.shape[1:])}
 
   def multiply_adds(self, call, weights):
-    sizes = spatial(call, call.inputs[0])
-    return None if None in sizes else math.prod(sizes) * math.prod(weights["kernel"].shape)
+    return kernel_products(call.space(call.inputs[0]), [weights["kernel"]])
 
   def weights_per_output(self, layer):
     return super().weights_per_input(layer)
@@ -173,6 +92,7 @@ class Transposed(Mixer):
 class Separable(Mixer):
   """A depthwise convolution, then a pointwise one."""
 
+  kernels = ("depthwise_kernel", "pointwise_kernel")
   carries = False
 
   def kernel(self, layer):
@@ -204,11 +124,6 @@ class Separable(Mixer):
   def absorbed(self, layer, factors):
     return {"depthwise_kernel": to_float64(layer.depthwise_kernel) / factors[:, None]}
 
-  def multiply_adds(self, call, weights):
-    sizes = spatial(call, call.outputs[0])
-    kernels = sum(math.prod(weights[name].shape) for name in ("depthwise_kernel", "pointwise_kernel"))
-    return None if None in sizes else math.prod(sizes) * kernels
-
   def weights_per_output(self, layer):
     return math.prod(layer.pointwise_kernel.shape[:-1])
 
@@ -221,6 +136,7 @@ class Depthwise(Rule):
   """A convolution of each channel by itself, with a kernel of shape (..., channels, outputs of each)."""
 
   owns_channels = True
+  kernels = ("kernel",)
 
   def applies(self, call):
     return call.inputs[0].shape[call.channel_axis] is not None
@@ -234,9 +150,9 @@ class Depthwise(Rule):
     constant = np.where(connected, before * sums, 0)
     if layer.use_bias:
       constant = constant + to_float64(layer.bias)
-    border = np.repeat(padded(inputs, pads(call)), multiplier) * connected
+    border = np.repeat(border_behind_zeros(inputs, pads(call)), multiplier) * connected
     ids = np.repeat(inputs.ids, multiplier)
-    if is_coupled(layer):
+    if is_coupled(layer.activation):
       graph.block(ids, call.name)
       constant[:] = np.nan
     return [Channels(inputs.axis, ids, known_values(layer.activation, constant), border, reason=inputs.reason)]
@@ -252,19 +168,15 @@ class Depthwise(Rule):
     return Squeezed(weights=weights)
 
   def multiply_adds(self, call, weights):
-    sizes = spatial(call, call.outputs[0])
-    return None if None in sizes else math.prod(sizes) * math.prod(weights["kernel"].shape)
+    return kernel_products(call.space(call.outputs[0]), [weights["kernel"]])
 
   def absorbed(self, layer, factors):
-    """The weights by attribute name with which inputs multiplied by `factors` give what the inputs gave."""
     return {"kernel": to_float64(layer.kernel) / factors[:, None]}
 
   def weights_per_output(self, layer):
-    """How many weights of the kernel go with one output."""
     return math.prod(layer.kernel_size)
 
   def weights_per_input(self, layer):
-    """How many weights of the kernel go with one input."""
     return math.prod(layer.kernel_size) * layer.depth_multiplier
 
   def _connected(self, layer):
@@ -272,33 +184,12 @@ class Depthwise(Rule):
     return (kernel != 0).any(axis=tuple(range(len(layer.kernel_size)))).reshape(-1)
 
 
-def pads(call):
-  """Whether a kernel reaches over the border of the input, where it reads zeros."""
-  layer = call.operation
-  padding = getattr(layer, "padding", "valid")
-  if padding == "valid":
-    return False
-  reaches = [(kernel - 1) * dilation for kernel, dilation in zip(layer.kernel_size, layer.dilation_rate)]
-  if padding == "causal":
-    return any(reaches)
-  return any(
-    size is None or (math.ceil(size / stride) - 1) * stride + reach + 1 > size
-    for size, stride, reach in zip(spatial(call, call.inputs[0]), layer.strides, reaches)
-  )
-
-
-def spatial(call, tensor):
-  """The sizes of a tensor without those of the batch and the channels."""
-  axis = 1 if call.channel_axis < len(call.inputs[0].shape) - 1 else len(tensor.shape) - 1
-  return tuple(size for index, size in enumerate(tensor.shape) if index not in (0, axis))
-
-
-for _name in ("Conv1D", "Conv2D", "Conv3D"):
-  register(getattr(keras.layers, _name), Mixer(), Grouped())
-register(keras.layers.Dense, Mixer())
-for _name in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"):
-  register(getattr(keras.layers, _name), Transposed())
-for _name in ("SeparableConv1D", "SeparableConv2D"):
-  register(getattr(keras.layers, _name), Separable())
-for _name in ("DepthwiseConv1D", "DepthwiseConv2D"):
-  register(getattr(keras.layers, _name), Depthwise())
+for _class in (layers.Conv1D, layers.Conv2D, layers.Conv3D):
+  register(_class, Mixer(), Grouped())
+register(layers.Dense, Mixer())
+for _class in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose):
+  register(_class, Transposed())
+for _class in (layers.SeparableConv1D, layers.SeparableConv2D):
+  register(_class, Separable())
+for _class in (layers.DepthwiseConv1D, layers.DepthwiseConv2D):
+  register(_class, Depthwise())

@@ -4,7 +4,8 @@ import functools
 
 import keras
 import pytest
-from flows import gate, gated_model, image
+from builders import image
+from flows import gate, gated_model
 
 
 @pytest.fixture

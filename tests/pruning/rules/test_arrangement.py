@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from flows import NAN, connect, constants, end, gate, ids, image, is_opaque, of, read, reasons, squeezed, used
+from builders import image
+from flows import NAN, connect, constants, end, gate, ids, is_opaque, of, read, reasons, squeeze_and_check, used
 from keras import layers, ops
 
 from cifar10.pruning import squeeze
@@ -64,7 +65,7 @@ def test_every_value_keeps_its_channel(gated, shape, function, axis, stand):
   both = len(set(a)) == 2  # Channels 1 and 3, -2 and 2, have become one.
   values = [NAN, NAN] if both else [NAN, -2, NAN, 2]
   np.testing.assert_array_equal(constants(model, "layer"), [values[channel] for channel in stand])
-  assert squeezed(model)[1:] == (({}, {"a": {"shared": 2}}) if both else ({"a": 2}, {}))
+  assert squeeze_and_check(model)[1:] == (({}, {"a": {"shared": 2}}) if both else ({"a": 2}, {}))
   kernel = model.get_layer("end").kernel
   assert used(model, "a_bn") == [True] * 4
   kernel.assign(kernel * 0)
@@ -75,14 +76,14 @@ def test_every_value_keeps_its_channel(gated, shape, function, axis, stand):
 def test_channels_that_become_one_go_together(gated, last):
   model = gated(layers.Reshape(last, name="layer"), flat, shape=(2, 3, 3), betas={1: 2, 3: 2})
   assert constants(model, "layer")[1] == 2
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2}, {}]
   assert smaller.get_layer("layer").target_shape[-1] == 1
 
 
 def test_channels_that_are_all_mixed_up_stay(gated):
   model = gated(layers.Reshape((8, 3)), named(), flat, shape=(2, 3, 3))
-  assert squeezed(model)[1:] == ({}, {"a": {"shared": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"shared": 2}})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_reshape_that_is_called_twice(randomize, shut):
   shut(model, "a_bn", [0, 1], [1, 2])
   shut(model, "b_bn", [1, 2], [3, 4])
   assert ids(model, "a") == ids(model, "b")
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
 
 
 # Joints.
@@ -128,7 +129,7 @@ def test_side_by_side_each_tensor_keeps_its_channels(joined, kind, axis):
   connect(model, "end", [0, 1], [1, 2, 3, 4])
   assert used(model, "b_bn") == [False, True, True, True]
   assert used(model, "a_bn") == [True, False, False, False]
-  assert squeezed(model)[1:] == ({"a": 3, "b": 3}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 3, "b": 3}, {})
 
 
 @pytest.mark.parametrize("axis", [1, -2])
@@ -140,7 +141,7 @@ def test_along_another_axis_tensors_share_their_channels(joined, kind, axis):
   model = joined(join, end(), betas=(-2, 2, 3, 2))
   assert ids(model, "a") == ids(model, "b") == ids(model, "layer")
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, NAN, NAN, 2])
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
   connect(model, "end", [0, 1], [0])
   assert used(model, "b_bn") == [True, False, False, False]
 
@@ -149,8 +150,8 @@ def test_a_tensor_beside_itself(gated):
   model = gated(lambda x: layers.Concatenate(name="layer")([x, layers.ReLU()(x), x]), end())
   assert ids(model, "layer") == ids(model, "a") * 3
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, -2, NAN, 2, NAN, 0, NAN, 2, NAN, -2, NAN, 2])
-  assert squeezed(model)[1:] == ({"a": 2}, {})
-  assert squeezed(model)[0].get_layer("end").kernel.shape[-2] == 6
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[0].get_layer("end").kernel.shape[-2] == 6
 
 
 def test_a_tensor_beside_an_input(randomize, shut):
@@ -158,7 +159,7 @@ def test_a_tensor_beside_an_input(randomize, shut):
   model = randomize(keras.Model(images, end()(layers.Concatenate(name="layer")([images, gate(images, "a")]))))
   shut(model, "a_bn", [1, 3], [-2, 2])
   assert reasons(model, "layer") == ["input"] * 3 + [None] * 4
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 def test_concatenation_of_rows_and_channels_keeps_both(joined):
@@ -166,7 +167,7 @@ def test_concatenation_of_rows_and_channels_keeps_both(joined):
     lambda a, b: layers.Concatenate(name="layer")([a, layers.Permute((3, 1, 2))(b)]), end(), shape=(4, 4, 3)
   )
   assert reasons(model, "b") == ["layer"] * 4
-  assert squeezed(model)[1:] == ({"a": 2}, {"b": {"layer": 2}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {"b": {"layer": 2}})
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
@@ -192,20 +193,24 @@ def test_reductions_keep_channels(gated, function, arguments, axis):
   assert of(model, "layer").axis == axis
   assert ids(model, "layer") == ids(model, "a")
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, -2, NAN, 2])
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 @pytest.mark.parametrize(
   "function",
   [
-    lambda x: ops.mean(x, axis=-1), lambda x: ops.max(x, axis=(1, 3)), lambda x: ops.max(x, axis=1, initial=1.5),
-    lambda x: ops.min(x, axis=1, initial=1.5), lambda x: x + ops.mean(x), lambda x: x - ops.min(x, axis=(0, 1, 2)),
+    lambda x: ops.mean(x, axis=-1),
+    lambda x: ops.max(x, axis=(1, 3)),
+    lambda x: ops.max(x, axis=1, initial=1.5),
+    lambda x: ops.min(x, axis=1, initial=1.5),
+    lambda x: x + ops.mean(x),
+    lambda x: x - ops.min(x, axis=(0, 1, 2)),
   ],
-)  # fmt: skip
+)
 def test_reductions_that_are_not_followed(gated, function):
   model = gated(layers.Conv2D(4, 1, name="b"), function, named(), flat, shape=(3, 2, 3))
   connect(model, "b", [1], [])
   assert None not in reasons(model, "b")
   assert used(model, "a_bn") == used(model, "b") == [True] * 4
-  assert squeezed(model)[1]["a"] == 2
-  assert "b" not in squeezed(model)[1]
+  assert squeeze_and_check(model)[1]["a"] == 2
+  assert "b" not in squeeze_and_check(model)[1]

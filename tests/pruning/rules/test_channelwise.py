@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from builders import image
 from flows import (
   NAN,
   connect,
@@ -13,15 +14,14 @@ from flows import (
   end,
   gate,
   ids,
-  image,
   is_opaque,
   of,
   read,
   reasons,
   sizes,
-  squeezed,
+  squeeze_and_check,
   used,
-)  # fmt: skip
+)
 from keras import layers, ops
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -41,22 +41,29 @@ def assert_follows(model, constant):
   assert reasons(model, "a") == [None] * 4
   connect(model, "end", [0, 1], [0, 1])
   assert used(model, "layer") == used(model, "a_bn") == [True, True, False, False]
-  assert squeezed(model)[1:] == ({"a": 3}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 3}, {})
 
 
 # Space.
 
 SPATIAL = [
-  *((f"{kind}{rank}D", {}) for kind in ("Cropping", "UpSampling", "GlobalMaxPooling", "GlobalAveragePooling")
-    for rank in (1, 2, 3)),
-  *((f"{kind}Pooling{rank}D", arguments) for kind in ("Max", "Average") for rank in (1, 2, 3)
-    for arguments in ({"pool_size": 2}, {"pool_size": 3, "strides": 2, "padding": "same"})),
+  *(
+    (f"{kind}{rank}D", {})
+    for kind in ("Cropping", "UpSampling", "GlobalMaxPooling", "GlobalAveragePooling")
+    for rank in (1, 2, 3)
+  ),
+  *(
+    (f"{kind}Pooling{rank}D", arguments)
+    for kind in ("Max", "Average")
+    for rank in (1, 2, 3)
+    for arguments in ({"pool_size": 2}, {"pool_size": 3, "strides": 2, "padding": "same"})
+  ),
   *((f"Adaptive{kind}Pooling{rank}D", {"output_size": 4}) for kind in ("Max", "Average") for rank in (1, 2, 3)),
   *((f"GlobalAveragePooling{rank}D", {"keepdims": True}) for rank in (1, 2, 3)),
   ("UpSampling2D", {"interpolation": "bilinear"}),
   ("Resizing", {"height": 5, "width": 12}),
   ("Resizing", {"height": 12, "width": 5, "crop_to_aspect_ratio": True, "fill_value": 1.0}),
-]  # fmt: skip
+]
 FIRST = {"data_format": "channels_first"}
 
 
@@ -82,17 +89,18 @@ def test_what_acts_over_space_keeps_channels_and_constants(gated, kind, argument
     layers.MaxPooling2D(2, data_format="channels_first", name="layer"),
     layers.GlobalAveragePooling2D(data_format="channels_first", name="layer"),
     layers.UpSampling2D(2, data_format="channels_first", name="layer"),
-    layers.BatchNormalization(axis=1, name="layer"), layers.BatchNormalization(axis=-2, name="layer"),
+    layers.BatchNormalization(axis=1, name="layer"),
+    layers.BatchNormalization(axis=-2, name="layer"),
     layers.Normalization(axis=1, mean=0.5, variance=2.0, name="layer"),
   ],
   ids=range(6),
-)  # fmt: skip
+)
 def test_channels_on_another_axis_than_the_layers_stay(gated, layer):
   model = gated(type(layer).from_config({**layer.get_config(), "dtype": "float64"}), layers.Flatten(), read)
   assert reasons(model, "a") == ["layer"] * 4
   assert used(model, "a_bn") == [True] * 4
   assert not set(ids(model, "layer")) & set(ids(model, "a"))
-  assert squeezed(model)[1:] == ({}, {"a": {"layer": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"layer": 2}})
 
 
 def test_an_input_without_fixed_number_of_channels_is_not_followed():
@@ -102,9 +110,17 @@ def test_an_input_without_fixed_number_of_channels_is_not_followed():
 
 
 @pytest.mark.parametrize(
-  "kind", ["Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "Identity",
-           "ActivityRegularization"]
-)  # fmt: skip
+  "kind",
+  [
+    "Dropout",
+    "SpatialDropout",
+    "GaussianDropout",
+    "AlphaDropout",
+    "GaussianNoise",
+    "Identity",
+    "ActivityRegularization",
+  ],
+)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_what_is_the_identity_in_inference(gated, kind, rank):
   kind = f"{kind}{rank}D" if kind.startswith("Spatial") else kind
@@ -135,19 +151,27 @@ def test_zeros_around_an_image_spoil_constants_other_than_0(gated, kind, rank, a
   model = gated(layer, lambda x: read(x, data_format), shape=shape, data_format=data_format, betas=betas)
   np.testing.assert_array_equal(constants(model, "layer"), [0, -2, NAN, 2])
   np.testing.assert_array_equal(of(model, "layer").known, [True, False, False, False])
-  assert squeezed(model)[1:] == ({"a": 1}, {"a": {"padding": 2}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1}, {"a": {"padding": 2}})
 
 
 # Activations.
 
 E = math.e
 ACTIVATIONS = [
-  ("relu", 0, 2), ("relu6", 0, 2), ("leaky_relu", -0.4, 2), ("elu", E**-2 - 1, 2), ("linear", -2, 2),
+  ("relu", 0, 2),
+  ("relu6", 0, 2),
+  ("leaky_relu", -0.4, 2),
+  ("elu", E**-2 - 1, 2),
+  ("linear", -2, 2),
   ("tanh", -math.tanh(2), math.tanh(2)),
-  ("sigmoid", 1 / (1 + E**2), 1 / (1 + E**-2)), ("silu", -2 / (1 + E**2), 2 / (1 + E**-2)),
-  ("softplus", math.log1p(E**-2), math.log1p(E**2)), ("exponential", E**-2, E**2), ("softsign", -2 / 3, 2 / 3),
-  ("hard_sigmoid", 1 / 6, 5 / 6), ("hard_silu", -1 / 3, 5 / 3),
-]  # fmt: skip
+  ("sigmoid", 1 / (1 + E**2), 1 / (1 + E**-2)),
+  ("silu", -2 / (1 + E**2), 2 / (1 + E**-2)),
+  ("softplus", math.log1p(E**-2), math.log1p(E**2)),
+  ("exponential", E**-2, E**2),
+  ("softsign", -2 / 3, 2 / 3),
+  ("hard_sigmoid", 1 / 6, 5 / 6),
+  ("hard_silu", -1 / 3, 5 / 3),
+]
 
 
 @pytest.mark.parametrize(
@@ -165,17 +189,58 @@ def test_activation_layers(gated, layer, negative, positive):
 
 
 FUNCTIONS = [
-  *(getattr(ops, name) for name in (
-  "negative", "abs", "square", "exp", "tanh", "sign", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu",
-  "silu", "sigmoid", "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "softplus", "softsign",
-  "tanh_shrink", "soft_shrink", "hard_shrink", "squareplus")), keras.activations.relu, keras.activations.relu6,
-  functools.partial(ops.leaky_relu, negative_slope=0.7), functools.partial(ops.elu, alpha=0.3),
-  functools.partial(ops.clip, x_min=-1.5, x_max=3), lambda x: ops.sqrt(ops.abs(x) + 1),
-  lambda x: ops.log(ops.square(x) + 1), lambda x: ops.log1p(ops.square(x)), lambda x: -x, lambda x: abs(x),
-  lambda x: x + 3.0, lambda x: 3 - x, lambda x: x * 0.5, lambda x: x / 4, lambda x: ops.divide(3.0, x * x + 1),
-  lambda x: x**2, lambda x: ops.power(2.0, x), lambda x: ops.true_divide(x, 3), lambda x: ops.maximum(x, -1.0),
-  lambda x: ops.minimum(0.5, x), lambda x: x - x * 3,
-]  # fmt: skip
+  *(
+    getattr(ops, name)
+    for name in (
+      "negative",
+      "abs",
+      "square",
+      "exp",
+      "tanh",
+      "sign",
+      "relu",
+      "relu6",
+      "leaky_relu",
+      "elu",
+      "selu",
+      "celu",
+      "gelu",
+      "silu",
+      "sigmoid",
+      "hard_sigmoid",
+      "hard_silu",
+      "hard_tanh",
+      "log_sigmoid",
+      "softplus",
+      "softsign",
+      "tanh_shrink",
+      "soft_shrink",
+      "hard_shrink",
+      "squareplus",
+    )
+  ),
+  keras.activations.relu,
+  keras.activations.relu6,
+  functools.partial(ops.leaky_relu, negative_slope=0.7),
+  functools.partial(ops.elu, alpha=0.3),
+  functools.partial(ops.clip, x_min=-1.5, x_max=3),
+  lambda x: ops.sqrt(ops.abs(x) + 1),
+  lambda x: ops.log(ops.square(x) + 1),
+  lambda x: ops.log1p(ops.square(x)),
+  lambda x: -x,
+  lambda x: abs(x),
+  lambda x: x + 3.0,
+  lambda x: 3 - x,
+  lambda x: x * 0.5,
+  lambda x: x / 4,
+  lambda x: ops.divide(3.0, x * x + 1),
+  lambda x: x**2,
+  lambda x: ops.power(2.0, x),
+  lambda x: ops.true_divide(x, 3),
+  lambda x: ops.maximum(x, -1.0),
+  lambda x: ops.minimum(0.5, x),
+  lambda x: x - x * 3,
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
@@ -195,22 +260,28 @@ S = np.array([0.5, 2.0, 3.0, -1.5])
 @pytest.mark.parametrize(
   ("function", "negative", "positive"),
   [
-    (lambda x: x * S, -4, -3), (lambda x: x + S.reshape(1, 1, 1, 4), 0, 0.5),
-    (lambda x: ops.subtract(S.reshape(1, 1, 4), x), 4, -3.5), (lambda x: ops.maximum(S, x), 2, 2),
+    (lambda x: x * S, -4, -3),
+    (lambda x: x + S.reshape(1, 1, 1, 4), 0, 0.5),
+    (lambda x: ops.subtract(S.reshape(1, 1, 4), x), 4, -3.5),
+    (lambda x: ops.maximum(S, x), 2, 2),
     (lambda x: ops.power(ops.abs(x), ops.convert_to_tensor(S)), 4, 2**-1.5),
-    (lambda x: x * np.full((9, 9, 4), 3.0), -6, 6), (lambda x: x + np.full((9, 1, 1), 3.0), 1, 5),
+    (lambda x: x * np.full((9, 9, 4), 3.0), -6, 6),
+    (lambda x: x + np.full((9, 1, 1), 3.0), 1, 5),
     (lambda x: ops.multiply(S.astype("float32"), x), -4, -3),
   ],
-)  # fmt: skip
+)
 def test_an_array_of_one_entry_for_each_channel(gated, function, negative, positive):
   assert_follows(gated(function, named(), end()), [NAN, negative, NAN, positive])
 
 
 def test_an_array_with_channels_first(gated):
   model = gated(
-    lambda x: x * S.reshape(4, 1, 1), named(), lambda x: read(x, "channels_first"),
-    shape=(3, 4, 5), data_format="channels_first",
-  )  # fmt: skip
+    lambda x: x * S.reshape(4, 1, 1),
+    named(),
+    lambda x: read(x, "channels_first"),
+    shape=(3, 4, 5),
+    data_format="channels_first",
+  )
   assert_follows(model, [NAN, -4, NAN, -3])
 
 
@@ -220,7 +291,7 @@ def test_an_array_with_channels_first(gated):
 def test_an_array_that_differs_from_pixel_to_pixel_leaves_no_constant(gated, function):
   model = gated(function, named(), end())
   np.testing.assert_array_equal(constants(model, "layer"), [NAN] * 4)
-  assert squeezed(model)[1:] == ({}, {"a": {"shared": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"shared": 2}})
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -232,18 +303,27 @@ def share_of_all(x):
 @pytest.mark.parametrize(
   "function",
   [
-    layers.Activation("softmax"), layers.Activation("log_softmax"), layers.Activation(share_of_all),
-    layers.Activation(layers.Softmax()), ops.softmax, layers.Dropout(0.5, noise_shape=(None, 1, 1, 4)),
-    layers.Resizing(9, 12, pad_to_aspect_ratio=True, fill_value=1.0), layers.Rescaling(np.arange(4.0).reshape(4, 1)),
+    layers.Activation("softmax"),
+    layers.Activation("log_softmax"),
+    layers.Activation(share_of_all),
+    layers.Activation(layers.Softmax()),
+    ops.softmax,
+    layers.Dropout(0.5, noise_shape=(None, 1, 1, 4)),
+    layers.Resizing(9, 12, pad_to_aspect_ratio=True, fill_value=1.0),
+    layers.Rescaling(np.arange(4.0).reshape(4, 1)),
     layers.Rescaling(1.0, offset=np.arange(64.0).reshape(4, 4, 4)),
-    layers.Normalization(axis=(1, 3), mean=0.5, variance=2.0), lambda x: ops.clip(x, -S * S, S * S),
-    lambda x: x * keras.Variable(S), lambda x: layers.Multiply()([x, S.reshape(1, 1, 1, 4)]),
+    layers.Normalization(axis=(1, 3), mean=0.5, variance=2.0),
+    lambda x: ops.clip(x, -S * S, S * S),
+    lambda x: x * keras.Variable(S),
+    lambda x: layers.Multiply()([x, S.reshape(1, 1, 1, 4)]),
     lambda x: layers.Add()([x, layers.GlobalAveragePooling2D()(x)]),
-    lambda x: layers.Add()([x, layers.Permute((3, 1, 2))(x)]), lambda x: x * ops.transpose(x, (0, 3, 1, 2)),
-    lambda x: ops.maximum(x, ops.mean(x, axis=-1, keepdims=True)), lambda x: x[..., :3],
+    lambda x: layers.Add()([x, layers.Permute((3, 1, 2))(x)]),
+    lambda x: x * ops.transpose(x, (0, 3, 1, 2)),
+    lambda x: ops.maximum(x, ops.mean(x, axis=-1, keepdims=True)),
+    lambda x: x[..., :3],
   ],
   ids=range(18),
-)  # fmt: skip
+)
 def test_what_has_no_rule_keeps_what_it_reads(gated, function):
   """Nothing is lost on the way up either: "b" is used, and so is what it reads."""
   if isinstance(function, keras.Layer):
@@ -251,20 +331,27 @@ def test_what_has_no_rule_keeps_what_it_reads(gated, function):
   model = gated(layers.Conv2D(4, 1, name="b"), function, layers.Flatten(), read, shape=(4, 4, 3))
   assert None not in reasons(model, "b")
   assert used(model, "b") == used(model, "a_bn") == [True] * 4
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 # Several tensors.
 
 JOINTS = [
-  (lambda a, b: layers.Add(name="layer")([a, b]), 3), (lambda a, b: layers.Subtract(name="layer")([a, b]), 1),
-  (lambda a, b: layers.Multiply(name="layer")([a, b]), 2), (lambda a, b: layers.Average(name="layer")([a, b]), 1.5),
-  (lambda a, b: layers.Maximum(name="layer")([a, b]), 2), (lambda a, b: layers.Minimum(name="layer")([a, b]), 1),
-  (lambda a, b: layers.Add(name="layer")([a, b, a]), 5), (lambda a, b: named()(a + b), 3),
-  (lambda a, b: named()(b - a), -1), (lambda a, b: named()(a * b), 2), (lambda a, b: named()(b / (a * a + 1)), 0.2),
-  (lambda a, b: named()(ops.power(2, a) + b), 5), (lambda a, b: named()(ops.maximum(a, b)), 2),
+  (lambda a, b: layers.Add(name="layer")([a, b]), 3),
+  (lambda a, b: layers.Subtract(name="layer")([a, b]), 1),
+  (lambda a, b: layers.Multiply(name="layer")([a, b]), 2),
+  (lambda a, b: layers.Average(name="layer")([a, b]), 1.5),
+  (lambda a, b: layers.Maximum(name="layer")([a, b]), 2),
+  (lambda a, b: layers.Minimum(name="layer")([a, b]), 1),
+  (lambda a, b: layers.Add(name="layer")([a, b, a]), 5),
+  (lambda a, b: named()(a + b), 3),
+  (lambda a, b: named()(b - a), -1),
+  (lambda a, b: named()(a * b), 2),
+  (lambda a, b: named()(b / (a * a + 1)), 0.2),
+  (lambda a, b: named()(ops.power(2, a) + b), 5),
+  (lambda a, b: named()(ops.maximum(a, b)), 2),
   (lambda a, b: named()(ops.minimum(a, b)), 1),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("join", "value"), JOINTS, ids=range(len(JOINTS)))
@@ -272,10 +359,10 @@ def test_a_channel_of_two_tensors_goes_where_both_are_constant(joined, join, val
   model = joined(join, end())
   assert ids(model, "a") == ids(model, "b") == ids(model, "layer")
   np.testing.assert_allclose(constants(model, "layer"), [NAN, NAN, NAN, value])
-  assert squeezed(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
   connect(model, "end", [0, 1], [0, 1, 3])
   assert used(model, "layer") == used(model, "b_bn") == [True, True, False, True]
-  assert squeezed(model)[1:] == ({"a": 2, "b": 2}, {"a": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2, "b": 2}, {"a": {"shared": 1}})
 
 
 def test_where_a_factor_is_0_the_other_is_not_used(joined):
@@ -283,7 +370,7 @@ def test_where_a_factor_is_0_the_other_is_not_used(joined):
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, 0, NAN, 0])
   assert used(model, "a_bn") == [True, True, True, True]
   assert used(model, "b_bn") == [True, False, True, False]
-  assert squeezed(model)[1:] == ({"a": 2, "b": 2}, {"b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2, "b": 2}, {"b": {"shared": 1}})
 
 
 def test_a_factor_of_0_shuts_no_tensor_that_is_not_followed(randomize, shut):
@@ -292,7 +379,7 @@ def test_a_factor_of_0_shuts_no_tensor_that_is_not_followed(randomize, shut):
   model = randomize(keras.Model(images, end()(x)))
   shut(model, "a_bn", [1, 2], [0, 3])
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, 0, NAN, NAN])
-  assert squeezed(model)[1:] == ({}, {"a": {"input": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"input": 2}})
 
 
 def excitation(x, width, activation="sigmoid"):
@@ -306,7 +393,7 @@ def test_squeeze_and_excitation(gated, join):
   connect(model, "s", [0, 2, 3], [])
   np.testing.assert_array_equal(np.isnan(constants(model, "layer")), [True, False, False, True])
   assert ids(model, "s") == ids(model, "a") == ids(model, "layer")
-  smaller, removed, _ = squeezed(model)
+  smaller, removed, _ = squeeze_and_check(model)
   assert removed == {"a": 2, "s": 2}
   assert smaller.get_layer("s").kernel.shape == (1, 1, 2, 2)
 
@@ -318,7 +405,7 @@ def test_a_tensor_of_width_1_keeps_its_channel(gated):
   np.testing.assert_array_equal(constants(model, "layer"), [NAN] * 4)
   connect(model, "s", [0], [])
   assert not np.isnan(constants(model, "layer")[[1, 3]]).any()
-  assert squeezed(model)[1:] == ({"a": 2}, {"s": {"layer": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {"s": {"layer": 1}})
 
 
 def test_a_factor_of_width_1_that_is_0_shuts_all(gated):
@@ -327,7 +414,7 @@ def test_a_factor_of_width_1_that_is_0_shuts_all(gated):
   model.get_layer("s").bias.assign([-1])
   np.testing.assert_array_equal(constants(model, "layer"), [0] * 4)
   assert used(model, "a_bn") == [False] * 4
-  assert squeezed(model)[1:] == ({"a": 3}, {"a": {"width": 1}, "s": {"layer": 1}, "end": {"output": 2}})
+  assert squeeze_and_check(model)[1:] == ({"a": 3}, {"a": {"width": 1}, "s": {"layer": 1}, "end": {"output": 2}})
 
 
 def test_a_sum_with_an_input_of_the_same_width_keeps_its_channels(randomize):
@@ -340,7 +427,7 @@ def test_a_sum_with_an_input_of_width_1_does_not(randomize, shut):
   images = image(5, 5, 1)
   model = randomize(keras.Model(images, end()(gate(images, "a") * images)))
   shut(model, "a_bn", [0, 1], [0, 2])
-  assert squeezed(model)[1:] == ({"a": 1}, {"a": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1}, {"a": {"shared": 1}})
 
 
 # Layers with numbers for each channel.
@@ -396,16 +483,18 @@ def test_parametric_relu(gated, shared_axes, data_format):
   shared_axes = ((2, 3) if first else (1, 2)) if shared_axes == "space" else shared_axes
   shape = sizes(2, 4, data_format=data_format)
   model = gated(
-    layers.PReLU(shared_axes=shared_axes, name="layer"), lambda x: read(x, data_format),
-    shape=shape, data_format=data_format,
-  )  # fmt: skip
+    layers.PReLU(shared_axes=shared_axes, name="layer"),
+    lambda x: read(x, data_format),
+    shape=shape,
+    data_format=data_format,
+  )
   alpha = model.get_layer("layer").alpha.numpy()
   negative = NAN if shared_axes is None else -2 * alpha.reshape(-1)[1 % alpha.size]
   if shared_axes is not None:
     assert_follows(model, [NAN, negative, NAN, 2])
     return
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, NAN, NAN, 2])
-  smaller, removed, kept = squeezed(model)
+  smaller, removed, kept = squeeze_and_check(model)
   assert (removed, kept) == ({"a": 1}, {"a": {"shared": 1}})
   np.testing.assert_array_equal(smaller.get_layer("layer").alpha, np.delete(alpha, 3, axis=0 if first else 2))
 
@@ -416,14 +505,17 @@ def test_a_gate_that_is_shut_is_beta(gated, center, data_format):
   first = data_format == "channels_first"
   model = gated(
     layers.BatchNormalization(axis=1 if first else -1, center=center, name="layer"),
-    lambda x: read(x, data_format), shape=sizes(2, 4, data_format=data_format), data_format=data_format, betas={},
-  )  # fmt: skip
+    lambda x: read(x, data_format),
+    shape=sizes(2, 4, data_format=data_format),
+    data_format=data_format,
+    betas={},
+  )
   gamma = model.get_layer("layer").gamma.numpy()
   model.get_layer("layer").gamma.assign([-1.5, 0, -0.0, gamma[3]])
   beta = model.get_layer("layer").beta.numpy() if center else np.zeros(4)
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, *beta[1:3], NAN])
   assert used(model, "a_bn") == [True, False, False, True]
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})
 
 
 @pytest.mark.parametrize("scale", [True, False])
@@ -436,7 +528,7 @@ def test_batch_normalization_maps_constants(gated, scale, center):
 
 def test_weights_of_a_batch_norm_are_cut(gated):
   model = gated(layers.BatchNormalization(name="layer"), end())
-  before, after = ([v.numpy() for v in m.get_layer("layer").weights] for m in (model, squeezed(model)[0]))
+  before, after = ([v.numpy() for v in m.get_layer("layer").weights] for m in (model, squeeze_and_check(model)[0]))
   for array, cut in zip(before, after, strict=True):
     np.testing.assert_array_equal(cut, array[[0, 2]])
 
@@ -449,4 +541,4 @@ def test_layers_of_another_dtype(randomize, shut):
   model = randomize(keras.Model(images, end()(ops.add(x, S.astype("float32")))))
   shut(model, "a_bn", [1, 3], [-2, 2])
   np.testing.assert_array_equal(constants(model, "layer"), [NAN, -4, NAN, -3])
-  assert squeezed(model)[1:] == ({"a": 2}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {})

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from flows import connect, constants, ids, image, is_opaque, of, read, reasons, sizes, squeezed, used
+from builders import image
+from flows import connect, constants, ids, is_opaque, of, read, reasons, sizes, squeeze_and_check, used
 from keras import layers
 
 from cifar10.pruning.channel_graph import ChannelGraph
-from cifar10.pruning.rules.convolutions import pads
+from cifar10.pruning.rules.kernels import pads
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -65,7 +66,7 @@ def test_constants_are_folded_where_nothing_pads(with_layer, kind, arguments, us
   assert (constant[2] == 0) is not use_bias
   assert of(model, "b").known.tolist() == [True, False, True]
   assert len({*ids(model, "a"), *ids(model, "b"), *ids(model, "end")}) == 9
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 2}, {}]
   np.testing.assert_array_equal(weights(smaller), weights(model)[..., [0, 2], :][..., [1]])
   assert smaller.get_layer("b").use_bias
@@ -77,7 +78,7 @@ def test_padding_needs_a_carrier(with_layer, kind, arguments):
   read_constants(model)
   assert np.isnan(constants(model, "b")).tolist() == [False, True, False]
   assert of(model, "b").known.tolist() == [False, False, True]
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 1}, {"a": {"carrier": 1}, "b": {"padding": 1}}]
   kernel = weights(model)[..., :2]
   np.testing.assert_allclose(weights(smaller)[..., 0, :], kernel[..., 1, :] - kernel[..., 3, :] / 2)
@@ -93,7 +94,7 @@ def test_dense(gated, shape):
   assert np.isnan(constant).tolist() == [False, True, False]
   assert used(model, "b") == [True, True, False]
   assert reasons(model, "b") == [None] * 3
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 2}, {}]
   assert weights(smaller).shape == (2, 1)
 
@@ -101,7 +102,7 @@ def test_dense(gated, shape):
 def test_a_dense_layer_behind_channels_first_keeps_them(gated):
   model = gated(layers.Dense(3, name="b"), layers.Flatten(), read, shape=(3, 4, 5), **FIRST)
   assert reasons(model, "a") == ["b"] * 4
-  assert squeezed(model)[1:] == ({}, {"a": {"b": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"b": 2}})
 
 
 TRANSPOSED = [
@@ -122,7 +123,7 @@ def test_transposed_convolutions(with_layer, kind, arguments, use_bias):
   constant = of(model, "b").constant
   assert np.isnan(constant).tolist() == [True, True, False]
   assert (constant[2] == 0) is not use_bias
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 1}, {"a": {"carrier": 1}}]
   np.testing.assert_array_equal(weights(smaller)[..., 1], kernel[..., :2, 2])
   np.testing.assert_allclose(weights(smaller)[..., 0], (kernel[..., 1] - kernel[..., 3] / 2)[..., :2])
@@ -144,7 +145,7 @@ def test_separable_convolutions(with_layer, kind, arguments):
   pointwise[..., 2] = 0
   model.get_layer("b").pointwise_kernel.assign(pointwise)
   assert np.isnan(constants(model, "b")).tolist() == [False, True, False]
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": 2}, {}]
   depthwise = weights(model, attribute="depthwise_kernel")
   np.testing.assert_array_equal(weights(smaller, attribute="depthwise_kernel"), depthwise[..., [0, 2], :])
@@ -155,7 +156,7 @@ def test_separable_convolutions(with_layer, kind, arguments):
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_padded_separable_convolution_has_no_carrier(with_layer, rank):
   model = with_layer(f"SeparableConv{rank}D", 3, 3, padding="same", betas={0: 0, 1: -4, 3: 2})
-  assert squeezed(model)[1:] == ({"a": 1}, {"a": {"padding": 2}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1}, {"a": {"padding": 2}})
 
 
 def test_a_separable_convolution_does_not_use_a_channel_without_a_depthwise_kernel(with_layer):
@@ -164,7 +165,7 @@ def test_a_separable_convolution_does_not_use_a_channel_without_a_depthwise_kern
   depthwise[:, :, 2] = depthwise[:, :, 1, 0] = 0
   model.get_layer("b").depthwise_kernel.assign(depthwise)
   assert used(model, "a_bn") == [True, True, False, True]
-  assert squeezed(model)[1:] == ({"a": 1}, {})
+  assert squeeze_and_check(model)[1:] == ({"a": 1}, {})
 
 
 DEPTHWISE = [
@@ -181,7 +182,7 @@ def test_depthwise_convolutions(with_layer, kind, arguments):
   multiplier = arguments.get("depth_multiplier", 1)
   assert ids(model, "b") == np.repeat(ids(model, "a"), multiplier).tolist()
   assert np.isnan(constants(model, "b")).tolist() == np.repeat([True, False], multiplier).tolist() * 2
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2}, {}]
   np.testing.assert_array_equal(weights(smaller), weights(model)[..., [0, 2], :])
   assert weights(smaller, "end").shape[-2] == 2 * multiplier
@@ -196,7 +197,7 @@ def test_padding_spoils_the_constants_of_a_depthwise_convolution(with_layer, arg
   assert np.isnan(constants(model, "b")).tolist() == [False, False, True, False]
   assert of(model, "b").known.tolist() == [True, False, False, True]
   assert used(model, "a_bn") == [True, True, True, False]
-  assert squeezed(model)[1:] == ({"a": 2}, {"a": {"padding": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 2}, {"a": {"padding": 1}})
 
 
 GROUPED = [
@@ -215,7 +216,7 @@ def test_of_a_grouped_convolution_whole_groups_go(with_layer, kind, arguments, g
   assert np.isnan(constants(model, "b")).tolist() == [False] * gone + [True] * gone
   assert len(set(ids(model, "b"))) == len(set(ids(model, "a"))) == groups
   assert ids(model, "b")[::size] == ids(model, "a")[:: size // 2]
-  smaller, *counts = squeezed(model)
+  smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": gone}, {}]
   assert smaller.get_layer("b").groups == groups // 2
   np.testing.assert_array_equal(weights(smaller), weights(model)[..., gone:])
@@ -223,20 +224,20 @@ def test_of_a_grouped_convolution_whole_groups_go(with_layer, kind, arguments, g
 
 def test_a_group_of_which_any_channel_is_alive_stays(with_layer):
   model = with_layer("Conv2D", 8, 3, groups=2, betas={0: 1})
-  assert squeezed(model)[1:] == ({}, {"a": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"shared": 1}})
 
 
 def test_a_group_that_nothing_uses_goes(with_layer):
   model = with_layer("Conv2D", 8, 3, groups=4, tail=[layers.BatchNormalization(name="b_bn")], betas={})
   model.get_layer("b_bn").gamma.assign([0, 0, 0, 1, 1, 1, 1, 1])
   assert used(model, "a_bn") == [False, True, True, True]
-  assert squeezed(model)[1:] == ({"a": 1, "b": 2}, {"b": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 2}, {"b": {"shared": 1}})
 
 
 def test_a_padded_grouped_convolution_spoils_constants(with_layer):
   model = with_layer("Conv2D", 8, 3, groups=4, padding="same", betas={0: 0, 1: -2})
   assert of(model, "b").known.tolist() == [True, True] + [False] * 6
-  assert squeezed(model)[1:] == ({"a": 1, "b": 2}, {"a": {"padding": 1}, "b": {"padding": 2}})
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 2}, {"a": {"padding": 1}, "b": {"padding": 2}})
 
 
 # Which layers follow the rules.
@@ -250,16 +251,21 @@ def share(x):
 
 @pytest.mark.parametrize(
   ("kind", "args"),
-  [("Conv2D", (4, 3)), ("Dense", (4,)), ("Conv2DTranspose", (4, 3)), ("SeparableConv2D", (4, 3)),
-   ("DepthwiseConv2D", (3,))],
-)  # fmt: skip
+  [
+    ("Conv2D", (4, 3)),
+    ("Dense", (4,)),
+    ("Conv2DTranspose", (4, 3)),
+    ("SeparableConv2D", (4, 3)),
+    ("DepthwiseConv2D", (3,)),
+  ],
+)
 @pytest.mark.parametrize("activation", [share, "softmax"])
 def test_an_activation_that_may_mix_channels_keeps_them(with_layer, kind, args, activation):
   model = with_layer(kind, *args, activation=activation, rank=2, betas={})
   connect(model, "end", [0, 1], [0])
   assert set(reasons(model, "b")) == {"b"}
   assert np.isnan(of(model, "b").constant).all()
-  assert "b" not in squeezed(model)[1]
+  assert "b" not in squeeze_and_check(model)[1]
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -267,14 +273,24 @@ def test_low_rank_adapters_are_walls(with_layer, groups):
   model = with_layer("Conv2D", 4, 3, groups=groups, dtype="float32")
   model.get_layer("b").enable_lora(2)
   assert is_opaque(model, "b")
-  assert squeezed(model)[1:] == ({}, {"a": {"b": 2}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"b": 2}})
 
 
 @pytest.mark.parametrize(
   ("size", "kernel", "stride", "dilation"),
-  [(6, 1, 1, 1), (6, 2, 2, 1), (6, 3, 2, 1), (7, 3, 2, 1), (6, 1, 2, 1), (5, 2, 2, 1), (6, 3, 3, 1),
-   (9, 3, 1, 2), (1, 1, 1, 1), (1, 3, 1, 1)],
-)  # fmt: skip
+  [
+    (6, 1, 1, 1),
+    (6, 2, 2, 1),
+    (6, 3, 2, 1),
+    (7, 3, 2, 1),
+    (6, 1, 2, 1),
+    (5, 2, 2, 1),
+    (6, 3, 3, 1),
+    (9, 3, 1, 2),
+    (1, 1, 1, 1),
+    (1, 3, 1, 1),
+  ],
+)
 def test_pads_is_whether_the_border_is_seen(size, kernel, stride, dilation):
   images = image(size, size, 1)
   conv = layers.Conv2D(1, kernel, stride, "same", dilation_rate=dilation, kernel_initializer="ones", use_bias=False)

@@ -1,12 +1,13 @@
-"""Tests of cifar10.pruning.verification, against numpy and counts by hand."""
+"""Tests of cifar10.pruning.comparing, against numpy."""
 
 import keras
 import numpy as np
 import pytest
+from builders import Subclassed
 from keras import layers
 
 from cifar10.pruning import compare, multiply_adds
-from cifar10.pruning.verification import random_inputs
+from cifar10.pruning.comparing import output_differences
 
 
 def classifier(noise=0.0):
@@ -64,13 +65,6 @@ def test_a_first_model_of_zeros():
   assert compare(zero, zero, np.ones((1, 2))).relative_difference == 0
 
 
-class Subclassed(keras.Model):
-  """A model that is no graph of layers."""
-
-  def call(self, inputs):
-    return inputs[:, 0, 0]
-
-
 def test_a_subclassed_model_has_no_multiply_adds():
   assert compare(Subclassed(), Subclassed(), images(2)).multiply_adds == (None, None)
   with pytest.raises(ValueError, match="no functional Keras model"):
@@ -78,7 +72,7 @@ def test_a_subclassed_model_has_no_multiply_adds():
 
 
 def test_models_with_other_outputs_and_bad_repeats_are_refused():
-  with pytest.raises(ValueError, match=r"\(2, 5\).*\(2, 2\).*models to compare have the same"):
+  with pytest.raises(ValueError, match=r"\(2, 5\).*\(2, 4, 4, 2\).*models to compare have the same"):
     compare(classifier(), Subclassed(), images(2))
   with pytest.raises(ValueError, match="repeats is 0"):
     compare(classifier(), classifier(), images(2), repeats=0)
@@ -96,40 +90,29 @@ def test_what_is_not_finite_does_not_agree():
   assert compare(broken, broken, images(4)).agreement == 0
 
 
-@pytest.mark.parametrize(
-  ("shape", "layer", "expected"),
-  [
-    ((6, 8, 3), lambda: layers.Conv2D(4, (3, 5), 2, "same"), 3 * 4 * 3 * 5 * 3 * 4),
-    ((6, 8, 3), lambda: layers.Conv2D(4, 3), 4 * 6 * 3 * 3 * 3 * 4),
-    ((6, 8, 4), lambda: layers.Conv2D(8, 3, groups=2, padding="same"), 6 * 8 * 3 * 3 * 2 * 8),
-    ((6, 8, 3), lambda: layers.Conv2DTranspose(4, 3, 2), 6 * 8 * 3 * 3 * 3 * 4),
-    ((6, 8, 3), lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), 4 * 6 * 3 * 3 * 3 * 2),
-    ((6, 8, 3), lambda: layers.SeparableConv2D(4, 3, depth_multiplier=2), 4 * 6 * (3 * 3 * 3 * 2 + 3 * 2 * 4)),
-    ((3, 6, 8), lambda: layers.Conv2D(4, 3, data_format="channels_first"), 4 * 6 * 3 * 3 * 3 * 4),
-    ((9, 3), lambda: layers.Conv1D(4, 3, padding="causal"), 9 * 3 * 3 * 4),
-    ((4, 4, 4, 2), lambda: layers.Conv3D(3, 2), 3**3 * 2**3 * 2 * 3),
-    ((9, 3), lambda: layers.Dense(4), 9 * 3 * 4),
-    ((3,), lambda: layers.Dense(4), 3 * 4),
-    ((None, 8, 3), lambda: layers.Conv2D(4, 3), None),
-    ((6, 8, 3), lambda: layers.LayerNormalization(), 0),
-  ],
-)
-def test_multiply_adds_of_each_kind(shape, layer, expected):
-  images = keras.Input(shape)
-  assert multiply_adds(keras.Model(images, layer()(images))) == expected
+def test_differences_of_outputs_against_numpy():
+  rng = np.random.default_rng(0)
+  outputs = {"classes": rng.normal(size=(50, 3)).astype("float32"), "row": [rng.normal(size=7)]}
+  others = {
+    "classes": outputs["classes"] + rng.normal(size=(50, 3)).astype("float32"),
+    "row": [outputs["row"][0] + 0.25],
+  }
+  differences = output_differences(outputs, others)
+  classes = [each["classes"].astype("float64") for each in (outputs, others)]
+  changes = np.concatenate([(classes[0] - classes[1]).ravel(), np.full(7, 0.25)])
+  norm = np.linalg.norm(np.concatenate([classes[0].ravel(), outputs["row"][0]]))
+  agreeing = (classes[0].argmax(axis=1) == classes[1].argmax(axis=1)).sum()
+  assert differences.largest == abs(changes).max()
+  np.testing.assert_allclose(differences.relative, np.linalg.norm(changes) / norm, rtol=1e-12)
+  assert (differences.agreeing, differences.agreement) == (agreeing, agreeing / 50)
+  assert 0 < agreeing < 50
 
 
-def test_multiply_adds_of_shared_layers_count_once_a_call():
-  images = keras.Input((6, 6, 3))
-  conv = layers.Conv2D(3, 1)
-  inner = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(3, 1)])
-  assert multiply_adds(keras.Model(images, inner(inner(conv(conv(images)))))) == 4 * 6 * 6 * 3 * 3
+def test_differences_of_outputs_without_classes():
+  differences = output_differences([np.zeros((4, 1)), np.zeros(3)], [np.zeros((4, 1)), np.ones(3)])
+  assert (differences.largest, differences.relative, differences.agreeing, differences.agreement) == (1, 1, 0, None)
 
 
-def test_noise_for_inputs_of_any_structure_and_type():
-  inputs = {"image": keras.Input((None, 5, 3), name="image"), "index": keras.Input((4,), dtype="int32", name="index")}
-  model = keras.Model(inputs, layers.Flatten()(inputs["index"]))
-  noise = random_inputs(model)
-  assert noise["image"].shape == (8, 64, 5, 3)
-  assert noise["index"].dtype == "int32"
-  assert set(noise["index"].numpy().ravel()) == {0, 1}
+def test_outputs_of_other_shapes_do_not_compare():
+  with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\); models to compare have the same"):
+    output_differences(np.zeros((2, 3)), np.zeros((3, 2)))
