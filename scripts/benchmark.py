@@ -35,7 +35,7 @@ from cifar10.version.metrics import read_metrics
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096
-PRECISIONS = ("float32", "mixed_bfloat16")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
 SQUEEZED_WIDTHS = {
   "g0b0c0": 13,
   "g0b1c0": 9,
@@ -77,8 +77,8 @@ def steps(arguments):
   networks = {}
   for name, network in plain_networks().items():
     networks[f"{name}, float32, Keras' own batch norm"] = network
-    for precision in PRECISIONS:
-      networks[f"{name}, {precision}"] = fused(network, precision)
+    for policy in DTYPE_POLICIES:
+      networks[f"{name}, {policy}"] = fused(network, policy)
   work = {name: training_operations(network) for name, network in networks.items()}
   functions = {name: gradient_step(network) for name, network in networks.items()}
   work["full, float32, by XLA"] = work["full, float32"]
@@ -94,13 +94,13 @@ def steps(arguments):
 def loop(arguments):
   """`cifar10-train` as users run it: input, logging, averages and penalty included."""
   network = resnet20()
-  functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
+  functions = {f"{policy}, no input": gradient_step(fused(network, policy)) for policy in DTYPE_POLICIES}
   functions["matrix product, float32"] = matrix_product("float32")
   found = [seconds_in_turns(functions, arguments.rounds)]
   rows = []
-  for precision in PRECISIONS:
-    seconds, others = train(precision, arguments)
-    rows.append(row(f"{precision}, cifar10-train", seconds) | others)
+  for policy in DTYPE_POLICIES:
+    seconds, others = train(policy, arguments)
+    rows.append(row(f"{policy}, cifar10-train", seconds) | others)
     found.append(seconds_in_turns(functions, arguments.rounds))
   rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
@@ -216,13 +216,13 @@ def forward_pass(network, images):
   return lambda: [outputs(batch) for batch in batches][-1].numpy()
 
 
-def train(precision, arguments):
+def train(policy, arguments):
   """Runs cifar10-train: the seconds of a step, one figure for every ten; and its start and peak memory for the row."""
   with tempfile.TemporaryDirectory() as workplace, open(f"{workplace}/errors", "w+") as errors:
     flags = {
       "dataset": arguments.dataset,
       "train_dir": f"{workplace}/run",
-      "precision": precision,
+      "precision": policy,
       "max_steps": arguments.steps + 1,
       "log_frequency": 10,
       "squeeze_model": False,

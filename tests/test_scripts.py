@@ -66,6 +66,10 @@ def test_the_table_shows_the_newest_evaluation_of_each_version(recorded):
     (["--min_reduction=0.22"], "Version 2 has 21.0% fewer parameters than version 0, not 22%."),
     (["--min_precision=0.8"], ""),
     (["--min_precision=0.81"], "Version 3 has precision 0.8000, not 0.81."),
+    (
+      ["--min_precision=0.75", "--of=1,2,3"],
+      "Version 1 has precision 0.6000, not 0.75. Version 2 has precision 0.7000, not 0.75.",
+    ),
   ],
 )
 def test_the_table_fails_where_a_condition_does_not_hold(recorded, arguments, sentence):

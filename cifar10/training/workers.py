@@ -16,8 +16,12 @@ import tensorflow as tf
 from cifar10.errors import UserError, first_line
 
 _LOST = (
-  *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError),
-  *(tf.errors.DeadlineExceededError, tf.errors.InternalError, tf.errors.FailedPreconditionError),
+  tf.errors.UnavailableError,
+  tf.errors.AbortedError,
+  tf.errors.CancelledError,
+  tf.errors.DeadlineExceededError,
+  tf.errors.InternalError,
+  tf.errors.FailedPreconditionError,
 )
 _CLUSTER = (
   '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}, with an index of '

@@ -95,7 +95,9 @@ def test_a_target_stops_at_the_first_row_that_has_it():
   config = TrainConfig(target_sparsity=0.5)
   rows = rows_of([0.1, 0.499, 0.5])
   assert [reason_to_stop(config, rows[:end]) for end in range(4)] == [
-    *(None, None, None),
+    None,
+    None,
+    None,
     "fake sparsity 0.5000 has reached --target_sparsity 0.5",
   ]
 
