@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights
 
 from cifar10 import checkpoints
 from cifar10.errors import UserError
@@ -54,10 +55,8 @@ def test_a_state_is_saved_and_restored(tmp_path, state, tiny_network):
   other = checkpoints.TrainingState(tiny_network)
   checkpoints.restore(tmp_path, other, 7)
   assert int(other.step) == 7
-  for ours, theirs in zip(state.model.variables, other.model.variables):
-    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-  for ours, theirs in zip(state.averages, other.averages):
-    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+  assert_same_weights(state.model.variables, other.model.variables)
+  assert_same_weights(state.averages, other.averages)
 
 
 def test_the_newest_five_checkpoints_stay_and_those_of_others(tmp_path, state):
@@ -148,8 +147,7 @@ def test_replace_version_leaves_the_network_alone_in_the_directory(tmp_path, tin
   assert [path.name for path in tmp_path.iterdir()] == ["version_1"]
   assert [path.name for path in directory.iterdir()] == ["model.keras"]
   loaded = checkpoints.load_network(directory)
-  for ours, theirs in zip(tiny_network.variables, loaded.variables):
-    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+  assert_same_weights(tiny_network.variables, loaded.variables)
 
 
 def test_a_version_stays_when_its_replacement_cannot_be_saved(tmp_path, tiny_network, monkeypatch):

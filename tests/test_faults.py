@@ -50,6 +50,7 @@ import zipfile
 import kill_and_resume
 import numpy as np
 import pytest
+from helpers import assert_same_weights, change, cut, saved_weights, version
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,31 +61,6 @@ from cifar10.config import EvalConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.train import train
-
-
-@pytest.fixture
-def config(tmp_path, tiny_world):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
-
-
-def version(config, number=0):
-  return checkpoints.version_dir(config.train_dir, number)
-
-
-def weights(config, number=1):
-  return checkpoints.load_network(version(config, number)).get_weights()
-
-
-def assert_same_weights(ours, theirs):
-  for one, other in zip(ours, theirs, strict=True):
-    np.testing.assert_array_equal(one, other)
 
 
 def assert_one_sentence(config, pattern):
@@ -103,7 +79,7 @@ def interrupted(config, tmp_path):
   train(whole)
   for steps in (10, 20):
     train(change(config, max_steps=steps, squeeze_model=False))
-  return change(config, max_steps=30), weights(whole)
+  return change(config, max_steps=30), saved_weights(whole)
 
 
 def flip(path, place):
@@ -111,10 +87,6 @@ def flip(path, place):
   content = bytearray(path.read_bytes())
   content[int(place * len(content))] ^= 0x10
   path.write_bytes(content)
-
-
-def cut(path):
-  os.truncate(path, path.stat().st_size // 2)
 
 
 # Killed.
@@ -146,7 +118,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, cap
   output = capsys.readouterr().out
   assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 2
   assert "resumed at step 10." in output
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(interrupted):
@@ -166,7 +138,7 @@ def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted
   damage(version(config) / "stage.json")
   train(config)
   assert "stage.json is damaged;" in capsys.readouterr().out
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_without_a_good_record_of_the_stage_nothing_starts_anew(interrupted):
@@ -328,7 +300,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, smal
   assert not list(version(config).glob("*temp*")) + list(version(config).glob("*.new"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_disk):
@@ -343,7 +315,7 @@ def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_d
   assert not list(disk.glob(".run_1*"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
@@ -366,7 +338,7 @@ def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, 
   assert len(error.splitlines()) == 1
   subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_console_that_is_gone_saves_and_ends(config, monkeypatch):
@@ -443,7 +415,7 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
   again = change(config, train_dir=config.train_dir + "_again", save_interval_secs=1e-9)
   for steps in (15, 30):
     train(change(again, max_steps=steps))
-  assert_same_weights(weights(again), expected)
+  assert_same_weights(saved_weights(again), expected)
   assert len(checkpoints.checkpoint_steps(version(again))) == checkpoints.KEPT_CHECKPOINTS
 
 
@@ -496,14 +468,14 @@ def test_a_network_that_a_trained_version_has_lost_is_written_again(config, caps
   train(config)
   following = change(config, checkpoint_version=1, model=None)
   train(change(following, max_steps=10, squeeze_model=False))
-  before = weights(config)
+  before = saved_weights(config)
   path = version(config, 1) / "model.keras"
   cut(path)
   assert_one_sentence(following, "model.keras cannot be loaded.*remove it, and train the version before it again")
   path.unlink()
   assert_one_sentence(following, "model.keras does not exist: train --checkpoint_version 0")
   train(config)
-  assert_same_weights(weights(config), before)
+  assert_same_weights(saved_weights(config), before)
   train(following)
   assert "resumed at step 10." in capsys.readouterr().out
 

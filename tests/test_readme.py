@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import build_tiny_network
 
 from cifar10 import checkpoints
 from cifar10.cli import evaluate, export, predict, report, train
@@ -64,8 +65,8 @@ def test_the_scripts_are_run_by_other_tests():
     assert f"{name}.main()" in text or f"{name}.sh" in text or f"{name}.py" in text, name
 
 
-def test_the_example_of_predictions_runs(tmp_path, build_network):
-  checkpoints.replace_version(tmp_path / "checkpoints" / "quickstart_3", build_network())
+def test_the_example_of_predictions_runs(tmp_path):
+  checkpoints.replace_version(tmp_path / "checkpoints" / "quickstart_3", build_tiny_network())
   (tmp_path / ".venv").symlink_to(sys.prefix)
   (example,) = (block for block in blocks("sh") if "label_*.png" in block)
   result = subprocess.run(["bash", "-ec", example], cwd=tmp_path, capture_output=True, text=True, check=False)

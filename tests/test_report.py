@@ -1,17 +1,16 @@
-import dataclasses
 import html.parser
 import json
-import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
+from helpers import build_tiny_network, change, cut, short_stage, version
 from matplotlib import image
 
 from cifar10 import checkpoints, input_pipeline
 from cifar10.cli import report as command
-from cifar10.config import EvalConfig, ReportConfig, TrainConfig
+from cifar10.config import EvalConfig, ReportConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.models import MODELS
@@ -53,26 +52,23 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, synthetic, build_network):
+def trained(tmp_path_factory, synthetic):
   """A chain of three versions; two of the four gammas of version 1 are 0, so that version 2 is smaller."""
   directory = tmp_path_factory.mktemp("chain")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(MODELS, "cnn4", build_network)
+    patch.setitem(MODELS, "cnn4", build_tiny_network)
     patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
-    config = TrainConfig(
-      train_dir=str(directory / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-      log_frequency=2, l1_penalty=0.0, learning_rate=0.01, exact_squeeze=False,
-    )  # fmt: skip
+    config = short_stage(directory / "run", log_frequency=2, exact_squeeze=False)
     train(config)
-    network = checkpoints.load_network(version(config.train_dir, 1))
+    network = checkpoints.load_network(version(config, 1))
     network.get_layer("conv1_bn").gamma.assign([1.0, 0.0, 0.8, 0.0])
-    checkpoints.replace_version(version(config.train_dir, 1), network)
-    train(dataclasses.replace(config, checkpoint_version=1, l1_penalty=2.0))
+    checkpoints.replace_version(version(config, 1), network)
+    train(change(config, checkpoint_version=1, l1_penalty=2.0))
     evaluation = EvalConfig(
       checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(directory / "eval")
     )
     for number, iteration in enumerate((20, 0, 0)):
-      evaluate(dataclasses.replace(evaluation, checkpoint_version=number, checkpoint_iter=iteration))
+      evaluate(change(evaluation, checkpoint_version=number, checkpoint_iter=iteration))
   return directory
 
 
@@ -81,10 +77,6 @@ def chain(trained, tmp_path):
   """The `--train_dir` of a copy of the chain."""
   shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
   return tmp_path / "run"
-
-
-def version(chain, number):
-  return checkpoints.version_dir(chain, number)
 
 
 def written(*chains, output_dir=None):
@@ -215,10 +207,6 @@ def test_chains_of_one_name_are_told_apart_by_their_paths(chain, tmp_path):
   shutil.copytree(version(chain, 0), version(other, 0))
   _, shown = written(chain, other, output_dir=tmp_path / "out")
   assert {str(chain), str(other)} <= set(shown.texts)
-
-
-def cut(path):
-  os.truncate(path, path.stat().st_size // 2)
 
 
 def remove_stage(directory):
