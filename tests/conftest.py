@@ -1,3 +1,5 @@
+import signal
+
 import hypothesis
 import pytest
 from helpers import build_tiny_network, short_stage
@@ -31,6 +33,16 @@ def tiny_world(monkeypatch, synthetic):
 def config(tmp_path, tiny_world):
   """The settings of a short stage in a tiny world."""
   return short_stage(tmp_path / "run")
+
+
+@pytest.fixture
+def default_signals():
+  """SIGINT and SIGTERM act here and in child processes as in a terminal, even where pytest was told to ignore them."""
+  defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+  before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
+  yield
+  for signum, handler in before.items():
+    signal.signal(signum, handler)
 
 
 hypothesis.settings.register_profile(

@@ -160,6 +160,7 @@ def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_pa
   assert_same(train_dir, by_workers[0])
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_to_one_worker_saves_and_ends_all(by_workers, tmp_path):
   train_dir = tmp_path / "run"
   processes = start_workers(train_dir)
@@ -185,6 +186,7 @@ def test_workers_with_different_flags_are_refused(tmp_path):
   assert "another worker has gone" in first[2]
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
   first, second = start_workers(tmp_path / "run")
   second.kill()

@@ -590,6 +590,7 @@ def run_command(config):
   return [sys.executable, "-m", "cifar10.cli.train", *flags]
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
   config = TrainConfig(
     train_dir=str(tmp_path / "run"), dataset="synthetic", seed=1, batch_size=16, log_frequency=100000

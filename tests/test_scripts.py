@@ -129,7 +129,7 @@ else:
 
 
 @pytest.fixture
-def start_sweep(tmp_path):
+def start_sweep(tmp_path, default_signals):
   """Starts a sweep over commands that take no time; returns its process."""
   (tmp_path / "command.py").write_text(COMMAND)
   (tmp_path / "command").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/command.py" "$@"\n')
