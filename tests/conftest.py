@@ -1,32 +1,17 @@
+import signal
+
 import hypothesis
-import keras
 import numpy as np
 import pytest
-from keras import layers
+from helpers import build_tiny_network, short_stage
 
 from cifar10 import input_pipeline
 from cifar10.training_state import TrainingState
 
 
-def build_tiny_network(name="cnn4"):
-  images = keras.Input((32, 32, 3), name="images")
-  x = layers.Conv2D(4, 5, strides=4, padding="same", use_bias=False, name="conv1")(images)
-  x = layers.BatchNormalization(momentum=0.999, name="conv1_bn")(x)
-  x = layers.ReLU(name="conv1_relu")(x)
-  x = layers.Conv2D(10, 8, use_bias=False, name="softmax_linear")(x)
-  x = layers.BatchNormalization(momentum=0.999, name="softmax_linear_bn")(x)
-  return keras.Model(images, layers.Flatten(name="logits")(x), name=name)
-
-
-@pytest.fixture(scope="session")
-def build_network():
-  """The function that builds `tiny_network`."""
-  return build_tiny_network
-
-
 @pytest.fixture
 def tiny_network():
-  """A network that trains in no time; it has one gated gamma of 4 channels, conv1_bn's."""
+  """What `build_tiny_network` builds."""
   return build_tiny_network()
 
 
@@ -57,6 +42,22 @@ def tiny_world(monkeypatch, synthetic):
   for name in list(MODELS):
     monkeypatch.setitem(MODELS, name, lambda name=name: build_tiny_network(name))
   monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
+
+
+@pytest.fixture
+def config(tmp_path, tiny_world):
+  """The settings of a short stage in a tiny world."""
+  return short_stage(tmp_path / "run")
+
+
+@pytest.fixture
+def default_signals():
+  """SIGINT and SIGTERM act here and in child processes as in a terminal, even where pytest was told to ignore them."""
+  defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+  before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
+  yield
+  for signum, handler in before.items():
+    signal.signal(signum, handler)
 
 
 hypothesis.settings.register_profile(

@@ -1,4 +1,3 @@
-import dataclasses
 import importlib.util
 import json
 import os
@@ -7,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import change
 
 from cifar10 import export as export_module
 from cifar10.config import ExportConfig, TrainConfig
@@ -66,7 +66,7 @@ def files(directory):
 
 @pytest.mark.parametrize(("version", "input"), [(1, "standardized"), (2, "uint8")])
 def test_each_file_computes_what_the_network_does(config, network, synthetic, capsys, input, version):
-  export(dataclasses.replace(config, checkpoint_version=version, input=input, softmax=input == "uint8"))
+  export(change(config, checkpoint_version=version, input=input, softmax=input == "uint8"))
   images = synthetic["test"].images[:200]
   logits = network(standardize(images), training=False)
   expected = (tf.nn.softmax(logits) if input == "uint8" else logits).numpy()
@@ -110,7 +110,7 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
 
 
 def test_onnx_alone_is_exported(config):
-  export(dataclasses.replace(config, formats=("onnx",)))
+  export(change(config, formats=("onnx",)))
   assert [row["format"] for row in record(config, 1)["exports"]] == ["keras", "onnx"]
 
 
@@ -141,7 +141,7 @@ def test_a_training_checkpoint_is_exported(config, network, synthetic):
   given = standardize(synthetic["test"].images[:5]).numpy()
   outputs = {}
   for step in (-1, 0):
-    export(dataclasses.replace(config, checkpoint_iter=step, formats=("saved_model",)))
+    export(change(config, checkpoint_iter=step, formats=("saved_model",)))
     assert record(config)["checkpoint_iter"] == max(step, 5 * -step)
     outputs[step] = load("saved_model", directory / "export" / "saved_model")(given)
   np.testing.assert_allclose(outputs[-1] - outputs[0], np.tile(np.arange(10.0), (5, 1)), atol=1e-4)
@@ -149,11 +149,11 @@ def test_a_training_checkpoint_is_exported(config, network, synthetic):
 
 def test_an_export_replaces_its_own_files_alone(config, tmp_path):
   place = tmp_path / "elsewhere" / "there"
-  config = dataclasses.replace(config, output_dir=str(place), formats=("saved_model",))
+  config = change(config, output_dir=str(place), formats=("saved_model",))
   export(config)
   (place / "notes.txt").write_text("mine")
   (place / "saved_model" / "old").write_text("old")
-  export(dataclasses.replace(config, checkpoint_version=2))
+  export(change(config, checkpoint_version=2))
   assert [name for name in files(place) if "/" not in name] == ["notes.txt", "saved_model"]
   assert not (place / "saved_model" / "old").exists()
   assert [row["path"] for row in record(config, 2)["exports"]] == [None, str(place / "saved_model")]
@@ -161,7 +161,7 @@ def test_an_export_replaces_its_own_files_alone(config, tmp_path):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_nothing_is_half_written(config, monkeypatch, there):
-  config = dataclasses.replace(config, formats=("saved_model", "litert"))
+  config = change(config, formats=("saved_model", "litert"))
   directory = Version(config.checkpoint_dir, 1).path
   if there:
     export(config)
@@ -174,7 +174,7 @@ def test_nothing_is_half_written(config, monkeypatch, there):
 
   monkeypatch.setattr(export_module, "load", fail)
   with pytest.raises(OSError, match="disk full"):
-    export(dataclasses.replace(config, softmax=True))
+    export(change(config, softmax=True))
   assert {name: (directory / name).read_bytes() for name in files(directory) if (directory / name).is_file()} == before
   assert ("export" in files(directory)) == there
 
@@ -188,18 +188,18 @@ def test_a_missing_package_is_named_before_anything_is_done(config, monkeypatch)
   ):
     export(config)
   assert files(Version(config.checkpoint_dir, 1).path) == before
-  export(dataclasses.replace(config, formats=("saved_model",)))
+  export(change(config, formats=("saved_model",)))
 
 
 def test_a_missing_version_is_one_sentence(config):
   with pytest.raises(UserError, match="there is no directory .*run_7: train --checkpoint_version 6 first"):
-    export(dataclasses.replace(config, checkpoint_version=7))
+    export(change(config, checkpoint_version=7))
   with pytest.raises(UserError, match="--checkpoint_iter is 3, but .*run_1 has: 0"):
-    export(dataclasses.replace(config, checkpoint_iter=3))
+    export(change(config, checkpoint_iter=3))
 
 
 def test_a_file_in_the_place_of_the_directory_stays(config, tmp_path):
   (tmp_path / "file").write_text("mine")
   with pytest.raises(OSError, match="file"):
-    export(dataclasses.replace(config, output_dir=os.fspath(tmp_path / "file"), formats=("saved_model",)))
+    export(change(config, output_dir=os.fspath(tmp_path / "file"), formats=("saved_model",)))
   assert (tmp_path / "file").read_text() == "mine"

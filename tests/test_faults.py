@@ -50,7 +50,7 @@ import zipfile
 import kill_and_resume
 import numpy as np
 import pytest
-from helpers import write_record
+from helpers import assert_same_weights, change, cut, saved_weights, version, write_record
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,31 +66,6 @@ from cifar10.training.recorder import Recorder
 from cifar10.version import checkpoints, metrics
 from cifar10.version.directory import Version
 from cifar10.version.stage import Progress, read_stage
-
-
-@pytest.fixture
-def config(tmp_path, tiny_world):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
-
-
-def version(config, number=0):
-  return Version(config.train_dir, number)
-
-
-def weights(config, number=1):
-  return version(config, number).network().get_weights()
-
-
-def assert_same_weights(ours, theirs):
-  for one, other in zip(ours, theirs, strict=True):
-    np.testing.assert_array_equal(one, other)
 
 
 def assert_one_sentence(config, pattern):
@@ -109,7 +84,7 @@ def interrupted(config, tmp_path):
   train(whole)
   for steps in (10, 20):
     train(change(config, max_steps=steps, squeeze_model=False))
-  return change(config, max_steps=30), weights(whole)
+  return change(config, max_steps=30), saved_weights(whole)
 
 
 def flip(path, place):
@@ -117,10 +92,6 @@ def flip(path, place):
   content = bytearray(path.read_bytes())
   content[int(place * len(content))] ^= 0x10
   path.write_bytes(content)
-
-
-def cut(path):
-  os.truncate(path, path.stat().st_size // 2)
 
 
 # Killed.
@@ -153,7 +124,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, cap
   output = capsys.readouterr().out
   assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 1
   assert "resumed at step 10." in output
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(interrupted):
@@ -173,7 +144,7 @@ def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted
   damage(version(config).path / "stage.json")
   train(config)
   assert "stage.json is damaged;" in capsys.readouterr().out
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_without_a_good_record_of_the_stage_nothing_starts_anew(interrupted):
@@ -336,7 +307,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, smal
   assert not list(version(config).path.glob("*temp*")) + list(version(config).path.glob(".unfinished.*"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_disk):
@@ -351,7 +322,7 @@ def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_d
   assert not list(disk.glob(".unfinished.*"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
@@ -374,7 +345,7 @@ def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, 
   assert len(error.splitlines()) == 1
   subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_console_that_is_gone_saves_and_ends(config, monkeypatch):
@@ -451,7 +422,7 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
   again = change(config, train_dir=config.train_dir + "_again", save_interval_secs=1e-9)
   for steps in (15, 30):
     train(change(again, max_steps=steps))
-  assert_same_weights(weights(again), expected)
+  assert_same_weights(saved_weights(again), expected)
   assert len(version(again).checkpoint_steps()) == checkpoints.KEPT_CHECKPOINTS
 
 
@@ -504,14 +475,14 @@ def test_a_network_that_a_trained_version_has_lost_is_written_again(config, caps
   train(config)
   following = change(config, checkpoint_version=1, model=None)
   train(change(following, max_steps=10, squeeze_model=False))
-  before = weights(config)
+  before = saved_weights(config)
   path = version(config, 1).path / "model.keras"
   cut(path)
   assert_one_sentence(following, "model.keras cannot be loaded.*remove it, and train the version before it again")
   path.unlink()
   assert_one_sentence(following, "model.keras does not exist: train --checkpoint_version 0")
   train(config)
-  assert_same_weights(weights(config), before)
+  assert_same_weights(saved_weights(config), before)
   train(following)
   assert "resumed at step 10." in capsys.readouterr().out
 
@@ -627,6 +598,7 @@ def run_command(config):
   return [sys.executable, "-m", "cifar10.cli.train", *flags]
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
   config = TrainConfig(
     train_dir=str(tmp_path / "run"), dataset="synthetic", seed=1, batch_size=16, log_frequency=100000

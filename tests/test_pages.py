@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import build_tiny_network
 from markdown_it import MarkdownIt
 
 from cifar10 import input_pipeline
@@ -169,8 +170,8 @@ def test_the_scripts_are_run_by_other_tests():
     assert f"{name}.main()" in text or f"{name}.sh" in text or f"{name}.py" in text, name
 
 
-def test_the_example_of_predictions_runs(tmp_path, build_network):
-  Version(tmp_path / "checkpoints" / "quickstart", 3).replace(build_network())
+def test_the_example_of_predictions_runs(tmp_path):
+  Version(tmp_path / "checkpoints" / "quickstart", 3).replace(build_tiny_network())
   (tmp_path / ".venv").symlink_to(sys.prefix)
   (example,) = (block for block in blocks("sh") if "label_*.png" in block)
   result = subprocess.run(["bash", "-ec", example], cwd=tmp_path, capture_output=True, text=True, check=False)

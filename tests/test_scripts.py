@@ -12,6 +12,7 @@ import benchmark
 import compare_squeezes
 import pytest
 import sweep
+from helpers import build_tiny_network
 
 from cifar10.config import TrainConfig
 from cifar10.train import train
@@ -132,7 +133,7 @@ else:
 
 
 @pytest.fixture
-def start_sweep(tmp_path):
+def start_sweep(tmp_path, default_signals):
   """Starts a sweep over commands that take no time; returns its process."""
   (tmp_path / "command.py").write_text(COMMAND)
   (tmp_path / "command").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/command.py" "$@"\n')
@@ -258,9 +259,11 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
   assert before > exact >= paper
 
 
-def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, build_network):
+def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(benchmark, "MATRIX_SIZE", 64)
-  monkeypatch.setattr(benchmark, "plain_networks", lambda: {"full": build_network(), "squeezed": build_network()})
+  monkeypatch.setattr(
+    benchmark, "plain_networks", lambda: {name: build_tiny_network() for name in ("full", "squeezed")}
+  )
   arguments = ["--rounds=2", "--steps=20", f"--json={tmp_path / 'rows.json'}"]
   monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
   benchmark.main()

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights, change, deterministic_rows, saved_weights, version
 
 from cifar10 import input_pipeline
 from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, names
@@ -24,51 +25,13 @@ from cifar10.training.recorder import Recorder
 from cifar10.training.trainer import Trainer
 from cifar10.training_state import TrainingState, update_averages
 from cifar10.version import checkpoints
-from cifar10.version.directory import Version
 from cifar10.version.metrics import read_gammas
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
 
-@pytest.fixture
-def config(tmp_path):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"),
-    dataset="synthetic",
-    model="cnn4",
-    seed=3,
-    max_steps=20,
-    batch_size=8,
-    log_frequency=5,
-    l1_penalty=0.0,
-    learning_rate=0.01,
-  )
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
-
-
-def version(config, number):
-  return Version(config.train_dir, number)
-
-
 def contents(directory):
   return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
-
-
-def saved_weights(config, number):
-  return version(config, number).network().get_weights()
-
-
-def deterministic(rows):
-  return [{name: row[name] for name in row if name not in ("seconds", "examples_per_second")} for row in rows]
-
-
-def assert_same_weights(ours, theirs):
-  assert len(ours) == len(theirs)
-  for one, other in zip(ours, theirs):
-    np.testing.assert_array_equal(one, other)
 
 
 def test_three_stages_chain_and_shut_channels_go(config):
@@ -120,8 +83,7 @@ def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, tmp_path):
   train(change(config, max_steps=9, squeeze_model=False))
   train(config)
   assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
-  ours, theirs = (version(c, 0).rows() for c in (config, whole))
-  assert deterministic(ours) == deterministic(theirs)
+  assert deterministic_rows(config) == deterministic_rows(whole)
 
 
 def test_another_seed_gives_other_weights(config, tmp_path):
@@ -204,8 +166,7 @@ def test_an_early_end_comes_at_the_same_step_after_interruptions(early, tmp_path
         monkeypatch.setattr(Trainer, "train", train_some)
   assert interruptions >= 1
   assert_same_weights(saved_weights(early, 1), saved_weights(whole, 1))
-  ours, theirs = (deterministic(version(c, 0).rows()) for c in (early, whole))
-  assert ours == theirs
+  assert deterministic_rows(early) == deterministic_rows(whole)
 
 
 def test_a_stage_that_ended_early_goes_on_without_the_flag_as_if_it_had_not(config, tmp_path):

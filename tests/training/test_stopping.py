@@ -1,10 +1,10 @@
-import dataclasses
 import itertools
 import json
 import pathlib
 
 import numpy as np
 import pytest
+from helpers import change
 
 from cifar10.config import TrainConfig
 from cifar10.training.stopping import has_plateaued, reason_to_stop
@@ -83,7 +83,7 @@ def test_few_rows_say_nothing():
 def test_only_rows_with_the_penalty_in_force_count():
   config = TrainConfig(stop_at_plateau=True, l1_penalty=0.01)
   flat = rows_of([0.3] * 100, l1_penalty=0.005)
-  assert reason_to_stop(dataclasses.replace(config, l1_penalty=0.005), flat) == "fake sparsity 0.3000 has plateaued"
+  assert reason_to_stop(change(config, l1_penalty=0.005), flat) == "fake sparsity 0.3000 has plateaued"
   assert reason_to_stop(config, flat) is None
   raised = flat + rows_of([0.3] * 10, start=2000, l1_penalty=0.01)
   assert reason_to_stop(config, raised) is None

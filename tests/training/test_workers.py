@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights, deterministic_rows, saved_weights, version
 
 from cifar10.errors import UserError
 from cifar10.training import workers
-from cifar10.version.directory import Version
 
 STEPS = 600
 FLAGS = (
@@ -26,7 +26,7 @@ FLAGS = (
 MIRRORED = ("--distribution_strategy=mirrored", "--num_replicas=2")
 TRAIN = """
 import sys
-from conftest import build_tiny_network
+from helpers import build_tiny_network
 from cifar10.models import MODELS
 MODELS["cnn4"] = build_tiny_network
 from cifar10.cli.train import main
@@ -78,19 +78,9 @@ def wait_for_line(process, text):
     assert line, process.stderr.read()
 
 
-def weights(train_dir):
-  return Version(train_dir, 1).network().get_weights()
-
-
-def rows(train_dir):
-  own = ("seconds", "examples_per_second")
-  return [{name: row[name] for name in row if name not in own} for row in Version(train_dir, 0).rows()]
-
-
 def assert_same(train_dir, other):
-  for ours, theirs in zip(weights(train_dir), weights(other), strict=True):
-    np.testing.assert_array_equal(ours, theirs)
-  assert rows(train_dir) == rows(other)
+  assert_same_weights(saved_weights(train_dir), saved_weights(other))
+  assert deterministic_rows(train_dir) == deterministic_rows(other)
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +93,15 @@ def by_workers(tmp_path_factory):
 def test_two_workers_log_save_and_squeeze_once(by_workers):
   train_dir, ((code, chief, _), (other_code, other, _)) = by_workers
   assert code == other_code == 0
-  assert [row["step"] for row in rows(train_dir)] == [0, 100, 200, 300, 400, 500]
+  assert [row["step"] for row in deterministic_rows(train_dir)] == [0, 100, 200, 300, 400, 500]
   assert chief.count(": step ") == 6
   assert chief.count("squeezed ") == 1
   assert other == "worker 1 waits for all of 2 workers.\n"
-  version = Version(train_dir, 0)
-  assert len(list(version.path.glob("events.*"))) == 1
-  assert version.checkpoint_steps()[-1] == STEPS
-  assert not list(version.path.parent.glob("*/.unfinished.*"))
-  assert version.read_stage()[0].flags.distribution_strategy == "multi_worker"
+  chain = version(train_dir, 0)
+  assert len(list(chain.path.glob("events.*"))) == 1
+  assert chain.checkpoint_steps()[-1] == STEPS
+  assert not list(chain.path.parent.glob("*/.unfinished.*"))
+  assert chain.read_stage()[0].flags.distribution_strategy == "multi_worker"
 
 
 def test_two_devices_in_two_runs_give_what_two_workers_give_in_one(by_workers, tmp_path):
@@ -132,12 +122,12 @@ def test_the_replicas_share_the_batch_of_one_device(tmp_path):
   ((code, output, _),) = ended(start(two, *synchronized, "--num_replicas=4"))
   assert code == 0
   assert "--num_replicas was 2 and is now 4." in output
-  for ours, theirs in zip(weights(two), weights(one), strict=True):
+  for ours, theirs in zip(saved_weights(two), saved_weights(one), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
-  for ours, theirs in zip(rows(two), rows(one), strict=True):
+  for ours, theirs in zip(deterministic_rows(two), deterministic_rows(one), strict=True):
     assert ours == pytest.approx(theirs, rel=1e-4)
   assert ended(start(apart, *few, *MIRRORED))[0][0] == 0
-  losses = [[row["loss"] for row in rows(each)] for each in (apart, one)]
+  losses = [[row["loss"] for row in deterministic_rows(each)] for each in (apart, one)]
   assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
@@ -147,12 +137,12 @@ def test_a_stage_goes_on_compiled_by_xla_and_on_one_device(tmp_path):
   few = ("--max_steps=21", "--log_frequency=5")
   ends = ended(start(plain, *few, *MIRRORED), start(compiled, *few, *MIRRORED, "--jit_compile"))
   assert [code for code, _, _ in ends] == [0, 0]
-  for ours, theirs in zip(weights(compiled), weights(plain), strict=True):
+  for ours, theirs in zip(saved_weights(compiled), saved_weights(plain), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
   ((code, output, _),) = ended(start(compiled, "--max_steps=31", "--log_frequency=5"))
   assert code == 0
   assert "--distribution_strategy was mirrored and is now one_device." in output
-  assert [row["step"] for row in rows(compiled)] == list(range(0, 31, 5))
+  assert [row["step"] for row in deterministic_rows(compiled)] == list(range(0, 31, 5))
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -170,6 +160,7 @@ def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_pa
   assert_same(train_dir, by_workers[0])
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_to_one_worker_saves_and_ends_all(by_workers, tmp_path):
   train_dir = tmp_path / "run"
   processes = start_workers(train_dir)
@@ -195,6 +186,7 @@ def test_workers_with_different_flags_are_refused(tmp_path):
   assert "another worker has gone" in first[2]
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
   first, second = start_workers(tmp_path / "run")
   second.kill()
@@ -203,7 +195,7 @@ def test_a_worker_that_waits_for_the_others_can_be_interrupted(tmp_path):
     first.send_signal(signal.SIGINT)
     time.sleep(0.2)
   assert ended(first)[0][0] == -signal.SIGINT
-  assert not Version(tmp_path / "run", 0).path.exists()
+  assert not version(tmp_path / "run", 0).path.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-import numpy as np
 import pytest
+from helpers import assert_same_weights
 
 from cifar10.errors import UserError
 from cifar10.training_state import TrainingState
@@ -11,10 +11,8 @@ def test_a_state_is_saved_and_restored(tmp_path, state, tiny_network):
   other = TrainingState(tiny_network)
   checkpoints.restore(tmp_path, other, 7)
   assert int(other.step) == 7
-  for ours, theirs in zip(state.model.variables, other.model.variables):
-    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-  for ours, theirs in zip(state.averages, other.averages):
-    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+  assert_same_weights(state.model.variables, other.model.variables)
+  assert_same_weights(state.averages, other.averages)
 
 
 def test_the_newest_five_checkpoints_stay_and_those_of_others(tmp_path, state):
