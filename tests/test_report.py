@@ -113,7 +113,7 @@ def append(path, record):
 
 
 def test_the_page_has_the_figures_of_the_chain(reported, trained):
-  directory, shown = reported
+  made, shown = reported
   evaluations = [
     json.loads((directory(trained / "run", number) / "evaluations.jsonl").read_text()) for number in range(3)
   ]
@@ -127,7 +127,7 @@ def test_the_page_has_the_figures_of_the_chain(reported, trained):
   assert "2,916 parameters became 1,478 (49% fewer)" in " ".join(shown.texts)
   assert "What is missing" not in shown.texts
   names = {"precision_parameters", "precision_multiply_adds", "channels", "training", "gammas_0", "gammas_1"}
-  assert {path.name for path in directory.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
+  assert {path.name for path in made.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
   assert shown.tags.count("svg") == len(names)
 
 
@@ -331,9 +331,9 @@ def test_evaluations_of_training_checkpoints_do_not_stand_for_a_version(chain):
 
 def test_a_sentence_keeps_the_path_that_it_begins_with(chain, monkeypatch):
   monkeypatch.chdir(chain.parent)
-  shutil.copytree(version("run", 1), "my chains/run_1")
+  shutil.copytree(directory("run", 1), "my chains/run_1")
   for train_dir in ("run", "my chains/run"):
-    (version(train_dir, 1) / "gammas.npz").write_bytes(b"junk")
+    (directory(train_dir, 1) / "gammas.npz").write_bytes(b"junk")
     (sentence,) = [text for each in read_chain(train_dir, "run").versions for text in each.missing if "damaged" in text]
     assert sentence.startswith(f"{train_dir}_1/gammas.npz is damaged")
 

@@ -502,7 +502,7 @@ def test_recalibration_sets_the_next_version_s_moving_statistics_to_those_of_bat
   assert version(config, 0).read_stage()[0].finished.recalibration_batches == 3
   assert [batch.shape for batch in batches] == [(8, 32, 32, 3)] * 3
   assert len({batch.numpy().tobytes() for batch in batches}) == 3
-  network, _ = version(config, 0).load()
+  network = version(config, 0).load().network
   lagging, recalibrated = network.get_weights(), saved_weights(config, 1)
   assert any((one != other).any() for one, other in zip(lagging, recalibrated))
   recalibrate(network, batches)
