@@ -170,8 +170,9 @@ class Rule:
   sentence: str
 
 
-def dataset(help="Data set; synthetic is built in and needs no files.", **declared):
-  return choice("cifar10", DATASETS, help, **declared)
+def dataset(help, **declared):
+  """A field for the data set; left open, it is the one that the chain was trained on."""
+  return choice(None, DATASETS, help, **declared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,11 @@ class TrainConfig:
     f"Network to start version 0 with: {NETWORKS[0]} by default. Later versions know theirs.",
     holds=FIXED,
   )
-  dataset: str = dataset(holds=FIXED)
+  dataset: str | None = dataset(
+    f"Data set of a new chain: {DATASETS[0]} by default; synthetic is built in and needs no files. Later versions know "
+    "theirs.",
+    holds=FIXED,
+  )
   data_dir: str | None = path(
     None,
     "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
@@ -343,7 +348,9 @@ class EvalConfig(OfAVersion):
   """The settings of an evaluation."""
 
   model: str | None = choice(None, NETWORKS, "The network that the version must hold. By default it is not checked.")
-  dataset: str = dataset()
+  dataset: str | None = dataset(
+    "Data set. By default the one that the chain was trained on; what is recorded on another one does not stand for it."
+  )
   data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
   eval_data: str = choice("test", ("test", "train_eval"), "Test images, or training images without distortion.")
   num_examples: int = number(10000, "Images to evaluate, the first ones, each once.", whole=True, low=1, high=10**9)
@@ -367,7 +374,7 @@ class ExportConfig(OfAVersion):
     "which they standardise themselves.",
   )
   softmax: bool = switch(False, "Append a softmax: probabilities come out, not logits.")
-  dataset: str = dataset("Data set to compare on; synthetic is built in and needs no files.")
+  dataset: str | None = dataset("Data set to compare on. By default the one that the chain was trained on.")
   data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
   output_dir: str | None = path(None, "Directory of the files. By default export in the version's directory.")
 
@@ -377,7 +384,7 @@ class PredictConfig(OfAVersion):
   """The settings of predictions, and the image files."""
 
   images: tuple[str, ...] = paths((), "Image files.", positional=True)
-  dataset: str = dataset("Data set that the version was trained on; it names the classes.")
+  dataset: str | None = dataset("Data set that names the classes. By default the one that the chain was trained on.")
   top: int = number(3, "Classes to print.", whole=True, low=1, high=10)
 
 

@@ -7,7 +7,7 @@ import time
 import tensorflow as tf
 
 from cifar10 import input_pipeline
-from cifar10.config import EvalConfig
+from cifar10.config import DATASETS, EvalConfig
 from cifar10.console import say, timestamp
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
@@ -24,17 +24,19 @@ def evaluate(config: EvalConfig):
   Raises:
     UserError: data, directory or settings do not fit.
   """
-  examples = input_pipeline.load(config.dataset, SPLITS[config.eval_data], config.data_dir)
+  version = Version(config.checkpoint_dir, config.checkpoint_version)
+  dataset = config.dataset or version.dataset() or DATASETS[0]
+  examples = input_pipeline.load(dataset, SPLITS[config.eval_data], config.data_dir)
   if config.num_examples > len(examples.labels):
     raise UserError(
-      f"--num_examples is {config.num_examples}, but {config.eval_data} of {config.dataset} has "
+      f"--num_examples is {config.num_examples}, but {config.eval_data} of {dataset} has "
       f"{len(examples.labels)} images; pass that many at most."
     )
   examples = Examples(*(array[: config.num_examples] for array in examples))
   if config.run_once:
-    _evaluate_once(config, examples)
+    _evaluate_once(config, version, dataset, examples)
   else:
-    _evaluate_forever(config, examples)
+    _evaluate_forever(config, version, dataset, examples)
 
 
 def precision_and_loss(model, examples, batch_size):
@@ -64,20 +66,19 @@ def precision_and_loss(model, examples, batch_size):
   return correct / len(examples.labels), loss / len(examples.labels)
 
 
-def _evaluate_forever(config, examples):
+def _evaluate_forever(config, version, dataset, examples):
   while True:
     start = time.monotonic()
     try:
-      _evaluate_once(config, examples)
+      _evaluate_once(config, version, dataset, examples)
     except (UserError, OSError) as error:  # The training beside it may not have come so far yet, or replaces it.
       print(error, file=sys.stderr)
     time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
 
 
-def _evaluate_once(config, examples):
-  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
-  model, step, damage = version.load(config.checkpoint_iter)
-  say(*damage)
+def _evaluate_once(config, version, dataset, examples):
+  model, step, damage = version.must_exist().load(config.checkpoint_iter)
+  say(*damage, _other_dataset(config, version, dataset))
   if config.model not in (None, model.name):
     raise UserError(f"--model is {config.model}, but {version} holds a {model.name}; leave --model out.")
   parameters = model.count_params()
@@ -88,7 +89,7 @@ def _evaluate_once(config, examples):
   record = {
     "checkpoint_version": config.checkpoint_version,
     "checkpoint_iter": step,
-    "dataset": config.dataset,
+    "dataset": dataset,
     "eval_data": config.eval_data,
     "examples": len(examples.labels),
     "precision": precision,
@@ -106,3 +107,13 @@ def _evaluate_once(config, examples):
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
   add_evaluation(version.path, record)
+
+
+def _other_dataset(config, version, dataset):
+  """What to say where the network was trained on another data set than it is evaluated on; None if that is not so."""
+  own = version.dataset()
+  if own in (None, dataset):
+    return None
+  if config.dataset is None:  # It was not known yet when the data was read.
+    raise UserError(f"{version} was trained on {own}, and this began with {dataset}; start it again.")
+  return f"{version} was trained on {own}: the figures on {dataset} are recorded, and do not stand for it."

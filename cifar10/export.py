@@ -48,8 +48,9 @@ def export(config: ExportConfig):
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
   network, step, damage = version.load(config.checkpoint_iter)
   console.say(*damage)
+  dataset = version.own_dataset(config.dataset)
   test, calibration = (
-    _first(input_pipeline.load(config.dataset, split, config.data_dir), count)
+    _first(input_pipeline.load(dataset, split, config.data_dir), count)
     for split, count in (("test", EXAMPLES), ("train", CALIBRATION_EXAMPLES))
   )
   served = served_model(fold_batch_norms(network), config.input, config.softmax)
@@ -71,7 +72,7 @@ def export(config: ExportConfig):
   print(table(rows))
   record = {
     "checkpoint_iter": step,
-    "dataset": config.dataset,
+    "dataset": dataset,
     "examples": len(test.labels),
     "input": config.input,
     "softmax": config.softmax,

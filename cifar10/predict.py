@@ -23,6 +23,7 @@ def predict(config: PredictConfig):
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
   network, _, damage = version.load(config.checkpoint_iter)
   say(*damage)
+  class_names = NAMES[version.own_dataset(config.dataset)]
   complaints = []
   for path in config.images:
     try:
@@ -32,7 +33,7 @@ def predict(config: PredictConfig):
       continue
     probabilities = tf.nn.softmax(network(standardize(image[None]), training=False)[0])
     top = tf.math.top_k(probabilities, config.top)
-    names = (NAMES[config.dataset][index] for index in top.indices.numpy())
+    names = (class_names[index] for index in top.indices.numpy())
     classes = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, top.values.numpy()))
     print(f"{path}: {classes}".encode(errors="backslashreplace").decode(), flush=True)
   if complaints:

@@ -17,7 +17,7 @@ esac
 default_train_dir=checkpoints/cifar10_train
 [ "$MODEL" = "$default_network" ] || default_train_dir="checkpoints/cifar10_train_$MODEL"
 TRAIN_DIR="${TRAIN_DIR:-$default_train_dir}"
-DATASET="${DATASET:-cifar10}"
+DATASET="${DATASET:-}" # By default the chain's own, or cifar10 for a new one.
 RECIPE="${RECIPE:-paper}"
 export MODEL TRAIN_DIR DATASET RECIPE
 
@@ -27,7 +27,7 @@ train() {
   shift
   flags=$(python -m cifar10.recipes "$RECIPE" "$version")
   # shellcheck disable=SC2086  # Flags of a recipe have no spaces.
-  exec cifar10-train --model "$MODEL" --dataset "$DATASET" --train_dir "$TRAIN_DIR" --checkpoint_version "$version" \
+  exec cifar10-train --model "$MODEL" ${DATASET:+--dataset "$DATASET"} --train_dir "$TRAIN_DIR" --checkpoint_version "$version" \
     $flags "$@"
 }
 
@@ -36,5 +36,5 @@ evaluate() {
   local iter=0
   [ "$1" != 0 ] || iter=-1
   cifar10-eval --checkpoint_version "$1" --checkpoint_iter "$iter" --checkpoint_dir "$TRAIN_DIR" \
-    --dataset "$DATASET"
+    ${DATASET:+--dataset "$DATASET"}
 }

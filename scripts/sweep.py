@@ -12,7 +12,6 @@ and the exit code is 1. SIGINT and SIGTERM stop it; the stage that was training 
 import argparse
 import itertools
 import math
-import pathlib
 import re
 import shlex
 import signal
@@ -123,7 +122,7 @@ def run_chain(chain, model, penalty, seed, arguments):
     if not succeeds("cifar10.cli.train", *data, *where, *arguments.flags, *recipes.flags(settings)):
       return False
     where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version + 1}", f"--eval_dir={chain}_eval"]
-    evaluated = newest(chain, version + 1) is not None
+    evaluated = newest_evaluation(chain, version + 1) is not None
     if not evaluated and not succeeds("cifar10.cli.evaluate", *data, *where, "--checkpoint_iter=0"):
       return False
   return True
@@ -137,11 +136,6 @@ def stages(model, penalty, seed, arguments):
     steps = arguments.steps[version] if arguments.steps else None
     own = {**given[version], "max_steps": steps, "seed": seed}
     yield {**settings, **{name: value for name, value in own.items() if value is not None}}
-
-
-def newest(chain, version):
-  """The evaluation that stands for a version of a chain, a dict, or None."""
-  return newest_evaluation(pathlib.Path(f"{chain}_{version}"), version)
 
 
 def succeeds(module, *flags):
@@ -168,7 +162,7 @@ def print_table(chains):
 
 def cells(chain, model, penalty, seed):
   """The row of a chain."""
-  versions = [newest(chain, version) for version in (1, 2, 3)]
+  versions = [newest_evaluation(chain, version) for version in (1, 2, 3)]
   size = ["-"] * 3
   if versions[0] and versions[1]:
     before, after = (version["parameters"] for version in versions[:2])

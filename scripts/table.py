@@ -4,7 +4,6 @@ python scripts/table.py TRAIN_DIR [--min_reduction 0.2] [--min_precision 0.9 [--
 """
 
 import argparse
-import pathlib
 import sys
 
 from cifar10.console import table
@@ -19,8 +18,7 @@ def main():
   parser.add_argument("--min_precision", type=float, help="least precision of some versions")
   parser.add_argument("--of", default="3", help="which versions need that, with commas between them; by default 3")
   arguments = parser.parse_args()
-  directories = {version: pathlib.Path(f"{arguments.train_dir}_{version}") for version in range(4)}
-  rows = {version: newest_evaluation(directory, version) for version, directory in directories.items()}
+  rows = {version: newest_evaluation(arguments.train_dir, version) for version in range(4)}
   header = ["version", "parameters", "multiply-adds", "precision @ 1", "test loss"]
   print(table(header, [cells(version, row) for version, row in rows.items() if row]))
   needed = dict.fromkeys(map(int, arguments.of.split(",")), arguments.min_precision)

@@ -218,7 +218,7 @@ def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
   )
   monkeypatch.setattr(stage, "TrainConfig", OneMore)
   monkeypatch.setattr(settling, "TrainConfig", OneMore)
-  given = OneMore(model="cnn4", weight_decay=0.0, seed=1, precision="float32", momentum=0.5)
+  given = OneMore(model="cnn4", dataset="synthetic", weight_decay=0.0, seed=1, precision="float32", momentum=0.5)
   stage.write_stage(tmp_path, stage.Stage(given))
   read, _ = stage.read_stage(tmp_path)
   assert read.flags == given

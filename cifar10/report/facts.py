@@ -161,7 +161,7 @@ def _read_evaluation(facts):
   records, unreadable = read_evaluations(facts.version.path)
   if unreadable:
     facts.missing.append(f"{unreadable} of {len(records) + unreadable} lines of {path} cannot be read.")
-  facts.evaluation = newest_of(records, facts.number)
+  facts.evaluation = newest_of(records, facts.number, facts.version.dataset())
   if facts.evaluation:
     return
   if any(record["eval_data"] == "test" for record in records):

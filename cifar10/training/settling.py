@@ -4,7 +4,7 @@ import dataclasses
 import secrets
 import zlib
 
-from cifar10.config import FIXED, NETWORKS, WEIGHT_DECAY, TrainConfig, declarations, names
+from cifar10.config import DATASETS, FIXED, NETWORKS, WEIGHT_DECAY, TrainConfig, declarations, names
 from cifar10.errors import UserError
 from cifar10.training import workers
 from cifar10.training.stopping import is_done
@@ -30,14 +30,15 @@ def settled(config, stage, version, network):
     config = dataclasses.replace(config, precision=workers.half_precision())
   given = {name: getattr(config, name) for name in names(TrainConfig, FIXED) if getattr(config, name) is not None}
   recorded = stage.fixed() if stage else {}
-  fixed = {"model": network.name, **recorded} if network else recorded
+  chain = {"model": network and network.name, "dataset": version.dataset()}
+  fixed = {name: value for name, value in {**chain, **recorded}.items() if value is not None}
   for name, value in given.items():
     if value != fixed.get(name, value):
       raise UserError(
         f"--{name} is {value}, but {version} was made with {fixed[name]}; "
         f"pass --{name} {fixed[name]}, or choose another --train_dir."
       )
-  defaults = {"model": NETWORKS[0], "seed": secrets.randbelow(2**31), "precision": "float32"}
+  defaults = {"model": NETWORKS[0], "dataset": DATASETS[0], "seed": secrets.randbelow(2**31), "precision": "float32"}
   settings = {**defaults, **given, **fixed}
   settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
   return dataclasses.replace(config, **settings)

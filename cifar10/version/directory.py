@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import keras
 
+from cifar10.config import DATASETS
 from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.errors import UserError, first_line
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, files, metrics
-from cifar10.version.stage import STAGE_FILE, read_stage, write_stage
+from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
 
 MODEL_FILE = "model.keras"
 
@@ -160,6 +161,21 @@ class Version:
     if not stage:
       self._refuse_foreign()
     return stage, damage
+
+  def dataset(self):
+    """The data set that it, or the version before it, was trained on; None if that is unknown."""
+    return dataset_of(self.path, Version(self.train_dir, self.number - 1).path)
+
+  def own_dataset(self, given):
+    """The data set to use it with: the one that it was trained on, if that is known, else `given` or the first.
+
+    Raises:
+      UserError: another one is given.
+    """
+    own = self.dataset()
+    if None not in (own, given) and own != given:
+      raise UserError(f"--dataset is {given}, but {self} was trained on {own}; leave --dataset out.")
+    return own or given or DATASETS[0]
 
   def write_stage(self, stage):
     """Writes its stage."""

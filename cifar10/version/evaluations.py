@@ -2,8 +2,10 @@
 
 import json
 import math
+import pathlib
 
 from cifar10.version.files import append_line
+from cifar10.version.stage import dataset_of
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 NEEDED = ("precision", "loss", "checkpoint_iter")
@@ -27,17 +29,20 @@ def read_evaluations(directory):
   return [record for record in records if record], records.count(None)
 
 
-def newest_evaluation(directory, number):
-  """What `newest_of` finds in a version's directory."""
-  return newest_of(read_evaluations(directory)[0], number)
+def newest_evaluation(train_dir, number):
+  """What `newest_of` finds in the directory of version `number` of a chain."""
+  directory, before = (pathlib.Path(f"{train_dir}_{each}") for each in (number, number - 1))
+  return newest_of(read_evaluations(directory)[0], number, dataset_of(directory, before))
 
 
-def newest_of(records, number):
+def newest_of(records, number, dataset):
   """The last evaluation on test images of the network that version `number` stands for; None without one.
 
   That is the network that it starts from, which stage V-1 left to version V; of version 0, the network that it became.
+  Evaluations on another data set than `dataset`, on which it was trained, do not count; None if that is unknown.
   """
-  tests = [record for record in records if record["eval_data"] == "test"]
+  own = [record for record in records if dataset is None or record.get("dataset", dataset) == dataset]
+  tests = [record for record in own if record["eval_data"] == "test"]
   usual = [record for record in tests if (record["checkpoint_iter"] > 0) == (number == 0)]
   return usual[-1] if usual else None
 

@@ -109,6 +109,20 @@ def read_stage(directory):
   return stage, f"{path} is damaged; {backup} from before it is used."
 
 
+def dataset_of(directory, directory_before):
+  """The data set that a version was trained on, or, if it was not trained yet, the version before; None if unknown.
+
+  Args:
+    directory: of the version, a `pathlib.Path`.
+    directory_before: of the version before it, of which nothing needs to be there.
+  """
+  for place in (directory, directory_before):
+    stage = _read(place / STAGE_FILE)[0] or _read(place / STAGE_BACKUP)[0]
+    if stage:
+      return stage.flags.dataset
+  return None
+
+
 def write_stage(directory, stage):
   """Writes `stage.json`, with the versions of the packages and a checksum; keeps what it was as `stage.json.old`."""
   stage.packages = {name: importlib.metadata.version(name) for name in PACKAGES}
