@@ -1,6 +1,6 @@
 """The calls of a functional Keras model, in one flat list with those of the models nested in it.
 
-What of Keras is not public is used here alone: the records of a model's calls.
+What of Keras is not public is used here alone: the records of a model's calls, and what else it notes in a layer.
 """
 
 import collections
@@ -12,6 +12,10 @@ import keras
 
 if TYPE_CHECKING:
   from cifar10.pruning.rules.base import Channels, Rule
+
+
+RECORDS = ("_inbound_nodes", "_outbound_nodes")
+WRAPPED_METHODS = ("build", "quantize")
 
 
 @dataclasses.dataclass(eq=False)
@@ -109,6 +113,33 @@ def layers_in(operation):
   return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
 
 
+def is_functional(value):
+  """Whether a value is a model that is a graph of calls, whatever its own `call` does with them."""
+  return isinstance(value, keras.Model) and hasattr(getattr(value, "_functional", value), "_nodes_by_depth")
+
+
+def state_of(operation):
+  """The attributes of a layer or operation, but for the records of its calls and the methods that Keras wraps."""
+  return {name: value for name, value in vars(operation).items() if name not in (*RECORDS, *WRAPPED_METHODS)}
+
+
+def set_state(operation, state):
+  """Gives a layer or operation, fresh from its class' `__new__`, attributes as `state_of` gives them."""
+  vars(operation).update(state)
+  if isinstance(operation, keras.Operation):
+    vars(operation).update({name: [] for name in RECORDS})
+  if (tracker := state.get("_tracker")) is not None:
+    tracker.stored_ids = {name: set(map(id, store)) for name, (_, store) in tracker.config.items()}
+
+
+def unbuilt(layer):
+  """Lets a layer that holds no variables, and those in it, be built again for inputs of another shape."""
+  for each in layers_in(layer):
+    each.built = False
+    each._tracker.unlock()
+  return layer
+
+
 def operation_of(tensor):
   """The layer or operation whose call makes a symbolic tensor."""
   return tensor._keras_history.operation
@@ -127,7 +158,7 @@ def operation_class(function, *args, tensor=None):
 
 def nodes_in_order(model):
   """The `Node`s of a model, in the order of execution; those inside nested models are not among them."""
-  by_depth = as_functional(model)._nodes_by_depth
+  by_depth = (getattr(model, "_functional", None) or model)._nodes_by_depth
   return [
     Node(node.operation, node.input_tensors, node.outputs, node.arguments.fill_in)
     for depth in sorted(by_depth, reverse=True)
@@ -144,6 +175,7 @@ def flat_calls(model, size):
     List of `Call`; list of pairs of Keras' symbolic tensor and `Tensor`; and for each nested model a list with one
     item for each time that it is called, the list of the `Tensor`s that it is called with.
   """
+  as_functional(model)
   calls, bindings, pairs = [], collections.defaultdict(list), []
 
   def flatten(model, tensors, prefix):

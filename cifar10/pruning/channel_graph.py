@@ -59,8 +59,12 @@ class ChannelGraph:
     self._flow_use_backward()
 
   def of(self, tensor):
-    """The `Channels` of a symbolic Keras tensor of the model; inside a nested model, those of its first call."""
-    return self._by_keras_tensor[id(tensor)].channels
+    """The `Channels` of a symbolic Keras tensor of the model; inside a nested model, those of its first call.
+
+    None for one inside a wall.
+    """
+    found = self._by_keras_tensor.get(id(tensor))
+    return None if found is None else found.channels
 
   def tensors(self):
     """The `Channels` of all tensors, and of those inputs that a rule reads along another axis."""

@@ -81,6 +81,10 @@ class SqueezeReport:
     gates: the same for batch norms.
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
     comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 changed the function.
+    remade: names of the layers that lost channels, and were made anew from their configs; the others are copies.
+    shared: dict from the name of each layer that the squeezed model shares with the model, since it cannot be copied,
+      to the reason.
+    notes: sentences on what else of the model the squeezed one does not have.
   """
 
   parameters_before: int
@@ -91,3 +95,6 @@ class SqueezeReport:
   gates: dict[str, LayerReport]
   walls: list[str]
   comparison: Comparison | None = None
+  remade: list[str] = dataclasses.field(default_factory=list, compare=False)
+  shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+  notes: list[str] = dataclasses.field(default_factory=list, compare=False)

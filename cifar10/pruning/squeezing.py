@@ -19,7 +19,7 @@ from cifar10.pruning.calls import Call, is_model, layers_in
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.inputs import Arrays, random_inputs
-from cifar10.pruning.rebuilding import rebuilt
+from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
 
@@ -81,7 +81,9 @@ def squeeze(
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = _pieces(graph, decisions)
   report = _report(graph, model, decisions, pieces)
-  smaller = rebuilt(model, graph, decisions.kept, pieces)
+  made = rebuilt(model, graph, decisions.kept, pieces)
+  smaller = made.model
+  report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
       logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
@@ -126,7 +128,9 @@ def plan(
   (1, 2)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
-  return _report(graph, model, decisions, _pieces(graph, decisions))
+  pieces = _pieces(graph, decisions)
+  refuse_shared_variables(graph, pieces)
+  return _report(graph, model, decisions, pieces)
 
 
 @dataclasses.dataclass
