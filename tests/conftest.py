@@ -1,11 +1,14 @@
+import pathlib
+import shutil
 import signal
 
 import hypothesis
 import numpy as np
 import pytest
-from helpers import build_tiny_network, short_stage
+from helpers import build_tiny_network, put_tiny_network_in_place, short_stage
 
 from cifar10 import input_pipeline
+from cifar10.train import train
 from cifar10.training_state import TrainingState
 
 
@@ -34,20 +37,60 @@ def synthetic():
   return {split: input_pipeline.load("synthetic", split) for split in ("train", "test")}
 
 
+def enter_tiny_world(patch, synthetic):
+  put_tiny_network_in_place(patch.setitem)
+  patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
+
+
 @pytest.fixture
 def tiny_world(monkeypatch, synthetic):
   """resnet20 and cnn4 are the tiny network, and the synthetic data is at hand."""
-  from cifar10.models import MODELS
+  enter_tiny_world(monkeypatch, synthetic)
 
-  for name in list(MODELS):
-    monkeypatch.setitem(MODELS, name, lambda name=name: build_tiny_network(name))
-  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory, synthetic):
+  """A function that trains short stages in a tiny world, one after the other, each with some settings changed.
+
+  It returns their `--train_dir`, which is the same for all tests that ask for the same stages: to be read only.
+  """
+  train_dirs = {}
+
+  def trained_once(*changes):
+    if repr(changes) not in train_dirs:
+      train_dir = tmp_path_factory.mktemp("trained") / "run"
+      with pytest.MonkeyPatch.context() as patch:
+        enter_tiny_world(patch, synthetic)
+        for settings in changes:
+          train(short_stage(train_dir, **settings))
+      train_dirs[repr(changes)] = train_dir
+    return train_dirs[repr(changes)]
+
+  return trained_once
 
 
 @pytest.fixture
 def config(tmp_path, tiny_world):
   """The settings of a short stage in a tiny world."""
   return short_stage(tmp_path / "run")
+
+
+@pytest.fixture
+def after(config, trained_once):
+  """A function that puts what stages have left, as `trained_once` has it, where `config` trains; returns `config`."""
+
+  def after(*changes):
+    directory = pathlib.Path(config.train_dir).parent
+    shutil.copytree(trained_once(*changes).parent, directory, dirs_exist_ok=True)
+    return config
+
+  return after
+
+
+@pytest.fixture
+def finished(after):
+  """The settings of a stage that was trained with them and squeezed."""
+  return after({})
 
 
 @pytest.fixture

@@ -4,14 +4,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
+import sys
 
 import keras
 import numpy as np
 from keras import layers
 
 from cifar10.config import TrainConfig
+from cifar10.models import MODELS
 from cifar10.version.directory import Version
 
+TRAIN_TINY = (sys.executable, str(pathlib.Path(__file__).with_name("train_tiny.py")))
 change = dataclasses.replace
 
 
@@ -24,6 +28,12 @@ def build_tiny_network(name="cnn4"):
   x = layers.Conv2D(10, 8, use_bias=False, name="softmax_linear")(x)
   x = layers.BatchNormalization(momentum=0.999, name="softmax_linear_bn")(x)
   return keras.Model(images, layers.Flatten(name="logits")(x), name=name)
+
+
+def put_tiny_network_in_place(set_item=dict.__setitem__):
+  """Makes every network of the commands the tiny one, by `set_item(MODELS, name, build)`."""
+  for name in list(MODELS):
+    set_item(MODELS, name, lambda name=name: build_tiny_network(name))
 
 
 def short_stage(train_dir, **settings):

@@ -22,7 +22,7 @@
 | a file where a directory should be | 3 places | one sentence |
 | clock that jumps back | once | the same weights |
 | a second trainer in the directory or the next | once each | refused while the first lives, not after it was killed |
-| an evaluator beside a trainer | some hundred times during 400 saves | always finds a whole checkpoint |
+| an evaluator beside a trainer | some hundred times during 200 saves | always finds a whole checkpoint |
 | `model.keras` with a Lambda layer or an unknown class | once each | refused, nothing runs |
 | a pickle in place of a checkpoint or a network | once each | refused, nothing runs |
 | SIGTERM with `--log_frequency 100000` | once | saved and ended |
@@ -33,7 +33,6 @@
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -50,13 +49,13 @@ import zipfile
 import kill_and_resume
 import numpy as np
 import pytest
-from helpers import assert_same_weights, change, cut, saved_weights, version, write_record
+from helpers import TRAIN_TINY, assert_same_weights, change, cut, saved_weights, version, write_record
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar10 import input_pipeline
 from cifar10.cli import command
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10.config import EvalConfig
 from cifar10.datasets import binary_files
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
@@ -78,13 +77,10 @@ def assert_one_sentence(config, pattern):
 
 
 @pytest.fixture
-def interrupted(config, tmp_path):
+def interrupted(after, trained_once):
   """A stage of 30 steps, with checkpoints at 10 and 20, and the weights that it comes to."""
-  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=30)
-  train(whole)
-  for steps in (10, 20):
-    train(change(config, max_steps=steps, squeeze_model=False))
-  return change(config, max_steps=30), saved_weights(whole)
+  config = after(*({"max_steps": steps, "squeeze_model": False} for steps in (10, 20)))
+  return change(config, max_steps=30), saved_weights(trained_once({"max_steps": 30}))
 
 
 def flip(path, place):
@@ -97,7 +93,11 @@ def flip(path, place):
 # Killed.
 
 
-def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
+@pytest.mark.parametrize("network", [pytest.param("resnet20", marks=pytest.mark.slow), "tiny"])
+def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys, network):
+  if network == "tiny":
+    command = kill_and_resume.command
+    monkeypatch.setattr(kill_and_resume, "command", lambda *stage: [*TRAIN_TINY, *command(*stage)[3:]])
   monkeypatch.setattr(sys, "argv", ["kill_and_resume.py", "--kills", "2", "--seed", "3"])
   kill_and_resume.main()
   assert "every version is the same bit for bit" in capsys.readouterr().out
@@ -212,12 +212,6 @@ def test_a_record_of_the_stage_with_other_values_is_used_or_refused(finished):
       train(finished)
 
 
-@pytest.fixture
-def finished(config):
-  train(config)
-  return config
-
-
 @given(st.data())
 def test_mutated_records_are_refused_or_rows(tmp_path_factory, data):
   directory = tmp_path_factory.mktemp("records")
@@ -289,6 +283,12 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+def moved(config, disk):
+  """The settings of a stage on another disk, where a copy of its directory is."""
+  shutil.copytree(version(config).path, disk / "run_0")
+  return change(config, train_dir=str(disk / "run"))
+
+
 def fill(disk, left):
   """Leaves so many bytes of a disk; returns the file that takes the rest."""
   usage = shutil.disk_usage(disk)
@@ -299,8 +299,7 @@ def fill(disk, left):
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, small_disk):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config).path, disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   filler = fill(disk, 8192)
   assert_one_sentence(config, "cannot be (saved|written)")
   assert version(config).checkpoint_steps() == [10, 20]
@@ -314,8 +313,7 @@ def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_d
   config, expected = interrupted
   train(change(config, squeeze_model=False))
   disk = small_disk("4m")
-  shutil.copytree(version(config).path, disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   filler = fill(disk, 16384)
   assert_one_sentence(config, "cannot be (saved|written)")
   assert not version(config, 1).path.exists()
@@ -336,8 +334,7 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
 def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, capsys):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config).path, disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
   assert command.run("cifar10-train", train, config) == 1
   error = capsys.readouterr().err
@@ -390,22 +387,20 @@ def test_a_file_in_place_of_a_directory_is_one_sentence(config, tmp_path, capsys
   assert path.read_text() == "mine"
 
 
-def test_an_eval_dir_that_is_a_file_is_one_sentence(config, tmp_path, capsys):
-  train(config)
+def test_an_eval_dir_that_is_a_file_is_one_sentence(finished, tmp_path, capsys):
   (tmp_path / "file").write_text("mine")
   settings = EvalConfig(
-    checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "file")
+    checkpoint_dir=finished.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "file")
   )
   assert command.run("cifar10-eval", evaluate, settings) == 1
   assert f"--eval_dir {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
-  assert not (version(config, 1).path / "evaluations.jsonl").exists()
+  assert not (version(finished, 1).path / "evaluations.jsonl").exists()
 
 
-def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(config):
-  train(config)
-  path = version(config, 1).path / "evaluations.jsonl"
+def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(finished):
+  path = version(finished, 1).path / "evaluations.jsonl"
   path.write_text('{"eval_data": "te')
-  evaluate(EvalConfig(checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100))
+  evaluate(EvalConfig(checkpoint_dir=finished.train_dir, dataset="synthetic", num_examples=100))
   cut_line, line = path.read_text().splitlines()
   assert (cut_line, json.loads(line)["examples"]) == ('{"eval_data": "te', 100)
 
@@ -443,11 +438,10 @@ def test_a_second_trainer_is_refused_while_the_first_lives(config):
   train(config)
 
 
-def test_a_stage_does_not_replace_a_version_that_another_process_trains(config):
-  train(config)
-  with version(config, 1).locked():
-    assert_one_sentence(change(config, max_steps=30, overwrite=True), "run_1 is in use by another process")
-  assert version(config).checkpoint_steps() == [20]
+def test_a_stage_does_not_replace_a_version_that_another_process_trains(finished):
+  with version(finished, 1).locked():
+    assert_one_sentence(change(finished, max_steps=30, overwrite=True), "run_1 is in use by another process")
+  assert version(finished).checkpoint_steps() == [20]
 
 
 def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there(config, monkeypatch):
@@ -471,10 +465,14 @@ def test_over_many_restarts_the_newest_five_checkpoints_stay(config):
   assert version(config).checkpoint_steps() == [8, 10, 12, 14, 16]
 
 
-def test_a_network_that_a_trained_version_has_lost_is_written_again(config, capsys):
-  train(config)
-  following = change(config, checkpoint_version=1, model=None)
-  train(change(following, max_steps=10, squeeze_model=False))
+@pytest.fixture
+def following(after):
+  """The settings of the stage after a finished one, 10 steps of which are trained."""
+  settings = {"checkpoint_version": 1, "model": None}
+  return change(after({}, {**settings, "max_steps": 10, "squeeze_model": False}), **settings)
+
+
+def test_a_network_that_a_trained_version_has_lost_is_written_again(config, following, capsys):
   before = saved_weights(config)
   path = version(config, 1).path / "model.keras"
   cut(path)
@@ -487,30 +485,25 @@ def test_a_network_that_a_trained_version_has_lost_is_written_again(config, caps
   assert "resumed at step 10." in capsys.readouterr().out
 
 
-def test_without_any_record_of_the_stage_nothing_starts_anew(interrupted):
-  config, _ = interrupted
-  train(config)
-  following = change(config, checkpoint_version=1, model=None)
-  train(change(following, max_steps=10, squeeze_model=False))
+def test_without_any_record_of_the_stage_nothing_starts_anew(following):
   for name in ("stage.json", "stage.json.old"):
-    (version(config, 1).path / name).unlink(missing_ok=True)
-  assert_one_sentence(change(following, max_steps=20), "stage.json is gone, but training checkpoints are there")
+    (version(following, 1).path / name).unlink(missing_ok=True)
+  assert_one_sentence(following, "stage.json is gone, but training checkpoints are there")
 
 
-def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(config, monkeypatch):
-  train(config)
-  before = (version(config, 1).path / "model.keras").read_bytes()
+def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(finished, monkeypatch):
+  before = (version(finished, 1).path / "model.keras").read_bytes()
   squeeze = hand_over.squeeze
   with contextlib.ExitStack() as stack:
 
     def squeeze_late(*arguments, **keywords):
-      stack.enter_context(version(config, 1).locked())
+      stack.enter_context(version(finished, 1).locked())
       return squeeze(*arguments, **keywords)
 
     monkeypatch.setattr(hand_over, "squeeze", squeeze_late)
-    assert_one_sentence(change(config, max_steps=30), "run_1 is in use by another process")
-  assert (version(config, 1).path / "model.keras").read_bytes() == before
-  assert version(config).checkpoint_steps() == [20, 30]
+    assert_one_sentence(change(finished, max_steps=30), "run_1 is in use by another process")
+  assert (version(finished, 1).path / "model.keras").read_bytes() == before
+  assert version(finished).checkpoint_steps() == [20, 30]
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
@@ -534,7 +527,7 @@ def test_an_evaluator_beside_a_trainer_always_finds_a_whole_checkpoint(config):
 
   evaluator = threading.Thread(target=evaluate)
   evaluator.start()
-  train(change(config, max_steps=400, squeeze_model=False, save_interval_secs=1e-9, log_frequency=1))
+  train(change(config, max_steps=200, squeeze_model=False, save_interval_secs=1e-9, log_frequency=1))
   done.set()
   evaluator.join()
   assert not errors
@@ -593,30 +586,24 @@ def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
 # Signals, memory.
 
 
-def run_command(config):
-  flags = [f"--{name}={value}" for name, value in dataclasses.asdict(config).items() if value is not None]
-  return [sys.executable, "-m", "cifar10.cli.train", *flags]
-
-
 @pytest.mark.usefixtures("default_signals")
 def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
-  config = TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", seed=1, batch_size=16, log_frequency=100000
-  )
-  process = subprocess.Popen(run_command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  flags = ["--dataset=synthetic", "--seed=1", "--batch_size=16", "--log_frequency=100000"]
+  command = [*TRAIN_TINY, f"--train_dir={tmp_path / 'run'}", *flags]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   with process:
     try:
       for line in process.stdout:
         if ": step 0," in line:
           break
-      time.sleep(3)
+      time.sleep(2)
       process.send_signal(signal.SIGTERM)
       _, error = process.communicate(timeout=120)
     finally:
       process.kill()
   assert process.returncode == 128 + signal.SIGTERM
   assert "is saved in" in error.splitlines()[-1]
-  (step,) = version(config).checkpoint_steps()
+  (step,) = version(tmp_path / "run").checkpoint_steps()
   assert step > 1
 
 
