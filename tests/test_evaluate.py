@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import change, directory, short_stage, version
+from helpers import change, directory, version
 
 from cifar10 import input_pipeline
 from cifar10.config import EvalConfig
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate, precision_and_loss
-from cifar10.train import train
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints
 
@@ -22,14 +21,13 @@ pytestmark = pytest.mark.usefixtures("tiny_world")
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, trained_once):
   """The settings to evaluate version 1, of which checkpoints 10 and 20 stand in its directory."""
-  settings = short_stage(tmp_path / "run")
-  train(change(settings, max_steps=10))
-  for steps in (10, 20):
-    train(change(settings, checkpoint_version=1, max_steps=steps, squeeze_model=False))
+  second = {"checkpoint_version": 1, "squeeze_model": False}
+  train_dir = trained_once({"max_steps": 10}, {**second, "max_steps": 10}, {**second, "max_steps": 20})
+  shutil.copytree(train_dir.parent, tmp_path, dirs_exist_ok=True)
   return EvalConfig(
-    checkpoint_dir=settings.train_dir, dataset="synthetic", num_examples=300, eval_dir=str(tmp_path / "eval")
+    checkpoint_dir=str(tmp_path / "run"), dataset="synthetic", num_examples=300, eval_dir=str(tmp_path / "eval")
   )
 
 

@@ -77,20 +77,17 @@ def test_on_a_terminal_a_progress_bar_runs_on_stderr(config, monkeypatch, capsys
   assert "20/20" not in output.out
 
 
-def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, tmp_path):
-  whole = change(config, train_dir=str(tmp_path / "whole"))
-  train(whole)
+def test_a_run_in_two_parts_gives_the_weights_of_one_run(config, trained_once):
+  whole = trained_once({})
   train(change(config, max_steps=9, squeeze_model=False))
   train(config)
   assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
   assert deterministic_rows(config) == deterministic_rows(whole)
 
 
-def test_another_seed_gives_other_weights(config, tmp_path):
-  train(config)
-  other = change(config, train_dir=str(tmp_path / "other"), seed=4)
-  train(other)
-  assert (saved_weights(config, 1)[0] != saved_weights(other, 1)[0]).any()
+def test_another_seed_gives_other_weights(config, trained_once):
+  train(change(config, seed=4))
+  assert (saved_weights(config, 1)[0] != saved_weights(trained_once({}), 1)[0]).any()
 
 
 def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkeypatch):
@@ -113,12 +110,13 @@ EARLY_ENDS = [
 
 
 @pytest.fixture(params=EARLY_ENDS, ids=["stop_at_plateau", "target_sparsity"])
-def early(config, request):
-  """The settings of a stage that ends long before its `max_steps`."""
-  return change(config, learning_rate=0.05, log_frequency=2, max_steps=2000, **request.param)
+def settings(request):
+  """What makes a stage end long before its `max_steps`."""
+  return {"learning_rate": 0.05, "log_frequency": 2, "max_steps": 2000, **request.param}
 
 
-def test_a_stage_that_ends_early_is_saved_squeezed_and_finished(early, capsys):
+def test_a_stage_that_ends_early_is_saved_squeezed_and_finished(config, settings, capsys):
+  early = change(config, **settings)
   train(early)
   step = version(early, 0).read_stage()[0].progress.step
   assert 20 < step < 2000
@@ -134,9 +132,8 @@ def test_a_stage_that_ends_early_is_saved_squeezed_and_finished(early, capsys):
 
 
 @pytest.mark.parametrize("moment", ["between rows", "at the last row"])
-def test_an_early_end_comes_at_the_same_step_after_interruptions(early, tmp_path, moment, monkeypatch):
-  whole = change(early, train_dir=str(tmp_path / "whole"))
-  train(whole)
+def test_an_early_end_comes_at_the_same_step_after_interruptions(config, settings, trained_once, moment, monkeypatch):
+  early, whole = change(config, **settings), trained_once(settings)
   end = version(whole, 0).read_stage()[0].progress.step
 
   train_some, log = Trainer.train, Recorder.log
@@ -198,10 +195,8 @@ def test_a_target_that_is_not_reached_is_said(config, capsys):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_goes_on_exactly_there(config, tmp_path, signum, monkeypatch):
-  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=60)
-  train(whole)
-  stopped = change(whole, train_dir=config.train_dir)
+def test_a_signal_saves_and_the_run_goes_on_exactly_there(config, trained_once, signum, monkeypatch):
+  whole, stopped = trained_once({"max_steps": 60}), change(config, max_steps=60)
   handler = signal.getsignal(signum)
 
   log = Recorder.log
@@ -271,9 +266,8 @@ def test_the_learning_rate_drops_to_a_tenth_after_350_epochs():
   np.testing.assert_allclose([schedule(0), schedule(139999), schedule(140000)], [0.1, 0.1, 0.01], rtol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(config):
-  config = change(config, weight_decay=1.0)
-  train(change(config, squeeze_model=False))
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(after):
+  config = change(after({"squeeze_model": False, "weight_decay": 1.0}), weight_decay=1.0)
   before = contents(version(config, 0).path)
   with pytest.raises(UserError, match=r"not finite after step \d+; the checkpoint at step 20 stays as it is"):
     train(change(config, max_steps=200, learning_rate=1e6))
@@ -298,38 +292,35 @@ def test_the_step_whose_loss_is_not_finite_is_named_however_many_a_call_has(conf
   assert ("with another --precision" in sentences[0]) == (precision == "mixed_float16")
 
 
-def test_without_squeezing_there_is_no_next_version_and_squeezing_can_follow(config):
-  train(change(config, squeeze_model=False))
+def test_without_squeezing_there_is_no_next_version_and_squeezing_can_follow(after):
+  config = after({"squeeze_model": False})
   assert not version(config, 1).path.exists()
   train(config)
   assert version(config, 0).read_stage()[0].progress.step == 20
   assert version(config, 1).path.exists()
 
 
-def test_a_finished_stage_says_so_and_changes_nothing(config, capsys):
-  train(config)
-  before = contents(version(config, 0).path), contents(version(config, 1).path)
+def test_a_finished_stage_says_so_and_changes_nothing(finished, capsys):
+  before = contents(version(finished, 0).path), contents(version(finished, 1).path)
   capsys.readouterr()
-  train(config)
+  train(finished)
   assert "is finished: 20 steps are done" in capsys.readouterr().out
-  assert (contents(version(config, 0).path), contents(version(config, 1).path)) == before
+  assert (contents(version(finished, 0).path), contents(version(finished, 1).path)) == before
 
 
-def test_a_finished_stage_goes_on_with_more_steps_and_squeezes_again(config):
-  train(config)
-  before = saved_weights(config, 1)
-  train(change(config, max_steps=30))
-  assert version(config, 0).read_stage()[0].finished.step == 30
-  assert any((ours != theirs).any() for ours, theirs in zip(before, saved_weights(config, 1)))
+def test_a_finished_stage_goes_on_with_more_steps_and_squeezes_again(finished):
+  before = saved_weights(finished, 1)
+  train(change(finished, max_steps=30))
+  assert version(finished, 0).read_stage()[0].finished.step == 30
+  assert any((ours != theirs).any() for ours, theirs in zip(before, saved_weights(finished, 1)))
 
 
-def test_a_longer_run_that_fails_leaves_the_stage_finished(config, capsys):
-  config = change(config, weight_decay=1.0)
-  train(config)
+def test_a_longer_run_that_fails_leaves_the_stage_finished(after, capsys):
+  finished = change(after({"weight_decay": 1.0}), weight_decay=1.0)
   with pytest.raises(UserError, match="not finite"):
-    train(change(config, max_steps=30, learning_rate=1e6))
+    train(change(finished, max_steps=30, learning_rate=1e6))
   capsys.readouterr()
-  train(config)
+  train(finished)
   assert "is finished: 20 steps" in capsys.readouterr().out
 
 
@@ -344,31 +335,27 @@ def test_a_run_that_fails_in_its_start_can_run_again(config, monkeypatch):
   assert version(config, 1).path.exists()
 
 
-def test_training_never_starts_anew_where_its_checkpoints_are_gone(config):
-  train(config)
-  (version(config, 0).path / "checkpoint").write_text("damaged")
-  train(change(config, max_steps=25))
-  assert version(config, 0).checkpoint_steps() == [20, 25]
-  for path in version(config, 0).path.glob("model.ckpt-*"):
+def test_training_never_starts_anew_where_its_checkpoints_are_gone(finished):
+  (version(finished, 0).path / "checkpoint").write_text("damaged")
+  train(change(finished, max_steps=25))
+  assert version(finished, 0).checkpoint_steps() == [20, 25]
+  for path in version(finished, 0).path.glob("model.ckpt-*"):
     path.unlink()
   with pytest.raises(UserError, match="was trained to step 25, but its model.ckpt-"):
-    train(change(config, max_steps=30))
+    train(change(finished, max_steps=30))
 
 
-def test_a_removed_checkpoint_makes_training_go_on_from_the_one_before(config, tmp_path):
-  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=30)
-  train(whole)
-  for steps in (10, 20):
-    train(change(config, max_steps=steps, squeeze_model=False))
+def test_a_removed_checkpoint_makes_training_go_on_from_the_one_before(after, trained_once):
+  whole = trained_once({"max_steps": 30})
+  config = after(*({"max_steps": steps, "squeeze_model": False} for steps in (10, 20)))
   for path in version(config, 0).path.glob("model.ckpt-20*"):
     path.unlink()
   train(change(config, max_steps=30))
   assert_same_weights(saved_weights(config, 1), saved_weights(whole, 1))
 
 
-def test_a_next_version_with_progress_is_replaced_only_on_demand(config):
-  train(config)
-  train(change(config, checkpoint_version=1))
+def test_a_next_version_with_progress_is_replaced_only_on_demand(after):
+  config = after({}, {"checkpoint_version": 1})
   before = contents(version(config, 1).path)
   with pytest.raises(UserError, match="has training progress.*--overwrite"):
     train(change(config, max_steps=30))
@@ -384,22 +371,20 @@ def test_a_missing_version_is_one_sentence(config):
   assert not version(config, 2).path.exists()
 
 
-def test_another_model_than_the_version_s_is_refused(config):
-  train(config)
+def test_another_model_than_the_version_s_is_refused(finished):
   for number in (0, 1):
     with pytest.raises(UserError, match="--model is resnet20, but .* was made with cnn4"):
-      train(change(config, checkpoint_version=number, model="resnet20"))
-  train(change(config, checkpoint_version=1, model=None))
+      train(change(finished, checkpoint_version=number, model="resnet20"))
+  train(change(finished, checkpoint_version=1, model=None))
 
 
 @pytest.mark.parametrize(
   "flag", [{"seed": 4}, {"batch_size": 9}, {"weight_decay": 0.5}, {"dataset": "cifar10"}, {"use_fp16": True}]
 )
-def test_what_cannot_change_within_a_stage_is_refused(config, flag):
-  train(config)
+def test_what_cannot_change_within_a_stage_is_refused(finished, flag):
   for steps in (20, 30):
     with pytest.raises(UserError, match=f"--{'precision' if 'use_fp16' in flag else next(iter(flag))} is"):
-      train(change(config, max_steps=steps, **flag))
+      train(change(finished, max_steps=steps, **flag))
 
 
 def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alone():
@@ -416,20 +401,31 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
 
 
 @pytest.mark.parametrize(
-  "flag",
+  "flags",
   [
-    {"l1_penalty": 0.5}, {"learning_rate": 0.02}, {"max_steps": 25}, {"data_dir": "elsewhere"}, {"log_frequency": 7},
-    {"save_interval_secs": 5.0}, {"squeeze_model": True}, {"exact_squeeze": False}, {"recalibration_batches": 2},
-    {"stop_at_plateau": True}, {"target_sparsity": 0.5}, {"penalty_doubling_steps": 50},
-    {"round_channels_to": 4}, {"sync_batch_norm": True}, {"jit_compile": True},
+    {
+      "l1_penalty": 0.5,
+      "learning_rate": 0.02,
+      "max_steps": 25,
+      "data_dir": "elsewhere",
+      "log_frequency": 7,
+      "save_interval_secs": 5.0,
+      "exact_squeeze": False,
+      "recalibration_batches": 2,
+      "penalty_doubling_steps": 50,
+      "round_channels_to": 4,
+      "sync_batch_norm": True,
+    },
+    {"squeeze_model": True, "stop_at_plateau": True},
+    {"target_sparsity": 0.5, "jit_compile": True},
   ],
-)  # fmt: skip
-def test_what_changes_within_a_stage_is_said(config, capsys, flag):
-  config = change(config, squeeze_model=False)
-  train(config)
-  train(change(config, **{"max_steps": 21, **flag}))
-  ((name, value),) = flag.items()
-  assert f"--{name} was {getattr(config, name)} and is now {value}." in capsys.readouterr().out
+)
+def test_what_changes_within_a_stage_is_said(after, capsys, flags):
+  config = change(after({"squeeze_model": False}), squeeze_model=False)
+  train(change(config, **{"max_steps": 21, **flags}))
+  output = capsys.readouterr().out
+  for name, value in flags.items():
+    assert f"--{name} was {getattr(config, name)} and is now {value}." in output
 
 
 def test_a_foreign_directory_is_refused(config):
@@ -511,23 +507,21 @@ def test_recalibration_sets_the_next_version_s_moving_statistics_to_those_of_bat
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_trains_as_float32_does_and_leaves_a_float32_network(config, tmp_path, precision):
-  half = change(config, precision=precision, train_dir=str(tmp_path / "half"))
-  for each in (config, half):
-    train(each)
-  losses = [[row["loss"] for row in version(each, 0).rows()] for each in (config, half)]
+def test_half_precision_trains_as_float32_does_and_leaves_a_float32_network(config, trained_once, precision):
+  full, half = trained_once({}), change(config, precision=precision)
+  train(half)
+  losses = [[row["loss"] for row in version(each, 0).rows()] for each in (full, half)]
   assert losses[1] == pytest.approx(losses[0], rel=0.02)
   assert losses[1] != losses[0]
   network = version(half, 1).network()
-  assert network.get_config() == version(config, 1).network().get_config()
+  assert network.get_config() == version(full, 1).network().get_config()
   assert {variable.dtype for variable in network.variables} == {"float32"}
   train(change(half, checkpoint_version=1, model=None, precision=None, l1_penalty=30.0))
   assert version(half, 2).network().count_params() < network.count_params()
 
 
-def test_a_resumed_run_in_half_precision_gives_the_weights_of_one_run(config, tmp_path):
-  whole = change(config, use_fp16=True, train_dir=str(tmp_path / "whole"))
-  train(whole)
+def test_a_resumed_run_in_half_precision_gives_the_weights_of_one_run(config, trained_once):
+  whole = trained_once({"use_fp16": True})
   assert version(whole, 0).read_stage()[0].flags.precision == "mixed_bfloat16"
   train(change(config, use_fp16=True, max_steps=9, squeeze_model=False))
   train(config)
@@ -547,23 +541,22 @@ def test_a_signal_during_the_last_save_ends_the_run_before_the_squeeze(config, m
   assert not version(config, 1).path.exists()
 
 
-def test_widths_are_rounded_up(config):
-  train(change(config, l1_penalty=30.0))
+def test_widths_are_rounded_up(after):
+  config = after({"l1_penalty": 30.0})
   assert version(config, 1).network().get_layer("conv1").filters < 4
   train(change(config, l1_penalty=30.0, max_steps=21, round_channels_to=4))
   assert version(config, 1).network().get_layer("conv1").filters == 4
   assert version(config, 0).read_stage()[0].finished.multiple_of == 4
 
 
-def test_compiled_by_xla_training_computes_the_same(config, tmp_path, monkeypatch):
-  compiled = change(config, jit_compile=True, train_dir=str(tmp_path / "compiled"))
-  train(config)
+def test_compiled_by_xla_training_computes_the_same(config, trained_once, monkeypatch):
+  plain, compiled = trained_once({}), change(config, jit_compile=True)
   calls, function = [], tf.function
   monkeypatch.setattr(tf, "function", lambda *args, **kwargs: calls.append((args, kwargs)) or function(*args, **kwargs))
   train(compiled)
   (kwargs,) = [kwargs for args, kwargs in calls if args and args[0].__name__ == "gradients_and_loss"]
   assert kwargs == {"jit_compile": True}
-  for ours, theirs in zip(saved_weights(compiled, 1), saved_weights(config, 1), strict=True):
+  for ours, theirs in zip(saved_weights(compiled, 1), saved_weights(plain, 1), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
