@@ -66,7 +66,7 @@ def _train(given, strategy, version, chief, check_lock):
 
 def _train_as_chief(trainer, version, stage, check_lock, examples):
   config = trainer.config
-  _check_checkpoints(trainer, version, stage)
+  _check_checkpoints(version, stage)
   recorder = Recorder(trainer, version, stage, check_lock)
   images, _ = input_pipeline.batch(examples, batch_seed(config), trainer.step, config.batch_size)
   recorder.start(images)
@@ -104,8 +104,8 @@ def _penalties(network, version):
   return found
 
 
-def _check_checkpoints(trainer, version, stage):
-  if stage and stage.progress.step > 0 and trainer.step == 0:
+def _check_checkpoints(version, stage):
+  if stage and stage.progress.step > 0 and not version.checkpoint_steps():
     raise UserError(
       f"{version} was trained to step {stage.progress.step}, but its model.ckpt-* files are gone; "
       "restore them, or remove the directory to train the stage anew."

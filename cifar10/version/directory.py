@@ -135,6 +135,11 @@ class Version:
     if iteration == -1:
       step, passed_over = checkpoints.restore_newest(self.path, state)
       damage += passed_over
+      if not step:
+        raise UserError(
+          f"no training checkpoint of {self} can be read; cifar10-train starts the stage again, "
+          "--checkpoint_iter 0 takes the network that it starts from."
+        )
     else:
       checkpoints.restore(self.path, state, step)
     return Loaded(averaged_model(state), step, damage)
@@ -181,6 +186,8 @@ class Version:
     if self.path.exists() and not self.path.is_dir():
       raise UserError(f"{self} is a file; expected a checkpoint version's directory: move it away.")
     self.path.mkdir(parents=True, exist_ok=True)
+    for path in made:
+      files.sync(path.parent)
     descriptor = os.open(self.path, os.O_RDONLY)
 
     def check():
@@ -190,12 +197,15 @@ class Version:
     try:
       self._lock(descriptor)
       check()
-      yield check
+      try:
+        yield check
+      finally:
+        with contextlib.suppress(OSError, UserError):
+          check()
+          for path in made:
+            path.rmdir()
     finally:
       os.close(descriptor)
-      with contextlib.suppress(OSError):
-        for path in made:
-          path.rmdir()
 
   def replace(self, model):
     """Puts a directory that holds nothing but the network `model` in the place of this one, whole or not at all."""

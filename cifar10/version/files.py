@@ -1,8 +1,11 @@
 """Files and directories that appear under their names whole or not at all."""
 
 import contextlib
+import errno
 import os
+import pathlib
 import shutil
+import tempfile
 
 UNFINISHED = ".unfinished."
 
@@ -21,6 +24,7 @@ def written_whole(path):
     yield new
     sync(new)
     new.replace(path)
+    sync(path.parent)
   finally:
     new.unlink(missing_ok=True)
 
@@ -52,12 +56,28 @@ def append_line(path, line):
   cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
   with open(path, "a") as file:
     file.write("\n" * cut + line + "\n")
+  sync(path)
+
+
+@contextlib.contextmanager
+def plain_name(directory):
+  """Gives a path of a directory without the characters that TensorFlow takes for a pattern where it reads."""
+  if not set("[*?\\") & set(str(directory)):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory() as place:
+    link = pathlib.Path(place, "directory")
+    link.symlink_to(directory.absolute(), target_is_directory=True)
+    yield link
 
 
 def sync(path):
-  """Has a file or directory written to the disk."""
+  """Has a file or directory written to the disk, where its file system can be asked to."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      raise
   finally:
     os.close(descriptor)

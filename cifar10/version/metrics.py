@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from cifar10.errors import UserError
-from cifar10.version.files import atomic_file
+from cifar10.version.files import atomic_file, sync
 
 METRICS_FILE = "metrics.csv"
 GAMMAS_FILE = "gammas.npz"
@@ -68,7 +68,8 @@ class Metrics:
       self._gammas[row["step"]] = gammas
 
   def save(self):
-    """Writes the gammas."""
+    """Writes the gammas, and has all of it written to the disk."""
+    sync(self._directory / METRICS_FILE)
     if self._gammas:
       steps = sorted(self._gammas)
       arrays = {path: np.stack([self._gammas[at][path] for at in steps]) for path in self._gammas[steps[0]]}
@@ -88,7 +89,8 @@ def read_metrics(directory):
   if not path.exists():
     return []
   with open(path, newline="") as file, _damage_is_said(path):
-    reader = csv.DictReader(file)
+    # Where the power was cut, a file may end in zeros instead of what was written last.
+    reader = csv.DictReader(line.replace("\0", "") for line in file)
     if tuple(reader.fieldnames or COLUMNS) not in (COLUMNS, COLUMNS_BEFORE_L1_PENALTY):
       raise ValueError(reader.fieldnames)
     return [_row({"l1_penalty": "nan", **row}) for row in reader if row.get(COLUMNS[-1])]
