@@ -75,6 +75,11 @@ def _evaluate_forever(config, examples):
 
 def _evaluate_once(config, examples):
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  with version.watched() as check_same:
+    _evaluate_version(config, examples, version, check_same)
+
+
+def _evaluate_version(config, examples, version, check_same):
   model, step, damage = version.load(config.checkpoint_iter)
   say(*damage)
   if config.model not in (None, model.name):
@@ -96,6 +101,7 @@ def _evaluate_once(config, examples):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
+  check_same()
   try:
     with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)

@@ -104,8 +104,8 @@ def run_killed(train_dir, rng, kills, seconds, after_kill):
       start = time.time()
       killed = killed_at(moment, train_dir, version, 0 if moment == FIRST_INDEX else rng.uniform(0, seconds))
       if killed:
-        after_kill()
         left = [what for what, pattern in UNFINISHED.items() if appears(train_dir, pattern, start)]
+        after_kill()
         counts.update(["kills", *left])
         print(
           f"kill {counts['kills']}: version {version}, left half-written: {', '.join(left) or 'nothing'}", flush=True

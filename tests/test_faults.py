@@ -18,13 +18,20 @@
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |
-| console closed or full | once | saved; one sentence |
+| console closed or full | twice | saved; one sentence; no row of `metrics.csv` is lost |
+| terminal closed (SIGHUP) | once (`test_signals.py`) | saved and ended |
+| signals that were ignored when it started | 3 signals (`test_signals.py`) | stay ignored |
+| next version trained or replaced while its stage ends | 4 times (`test_hand_over.py`) | one sentence; it stays |
+| stage made longer, with files in the next version | once | they stay; records of another network count no more |
+| evaluation that outlives its network | twice | one sentence; no record is written |
+| `--train_dir` with `[`, `*`, `?` or a backslash | once each | trained, resumed and evaluated |
+| `gammas.npz` of other layers or widths | once each | dropped, and a line says so |
 | directory vanishes, or is replaced, during training | once each | one sentence; nothing is saved elsewhere |
 | stage trained in many runs | 8 | the newest five checkpoints stay |
 | `--eval_dir` is a file | once | one sentence; no record is written |
 | a file where a directory should be | 3 places | one sentence |
 | clock that jumps back | once | the same weights |
-| a second trainer in the directory or the next | once each | refused while the first lives, not after it was killed |
+| a second trainer in the directory or the next, or at once | once each | refused while the first lives, not after it was killed |
 | an evaluator beside a trainer | some hundred times during 400 saves | always finds a whole checkpoint |
 | `model.keras` with a Lambda layer or an unknown class | once each | refused, nothing runs |
 | a pickle in place of a checkpoint or a network | once each | passed over or refused, nothing runs |

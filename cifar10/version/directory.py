@@ -21,9 +21,8 @@ from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, files, metrics
+from cifar10.version.network import MODEL_FILE, checksum
 from cifar10.version.stage import STAGE_FILE, read_stage, write_stage
-
-MODEL_FILE = "model.keras"
 
 
 class Loaded(NamedTuple):
@@ -170,6 +169,25 @@ class Version:
     """Writes its stage."""
     write_stage(self.path, stage)
 
+  def network_checksum(self):
+    """The checksum of the network that it starts from; None without one."""
+    return checksum(self.path)
+
+  @contextlib.contextmanager
+  def watched(self):
+    """Yields a function that raises a `UserError` if the directory, or its network, is another one by then."""
+    descriptor, before = os.open(self.path, os.O_RDONLY), self.network_checksum()
+
+    def check():
+      self._check_same(descriptor)
+      if self.network_checksum() != before:
+        raise UserError(f"{self.model_path} was replaced meanwhile, so that nothing is recorded; run again.")
+
+    try:
+      yield check
+    finally:
+      os.close(descriptor)
+
   @contextlib.contextmanager
   def locked(self):
     """Keeps other processes from training in the directory, which is made, and removed again if it stays empty.
@@ -190,18 +208,14 @@ class Version:
       files.sync(path.parent)
     descriptor = os.open(self.path, os.O_RDONLY)
 
-    def check():
-      if not self.path.is_dir() or not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-        raise UserError(f"{self} has vanished or was replaced; restore it, and run again.")
-
     try:
       self._lock(descriptor)
-      check()
+      self._check_same(descriptor)
       try:
-        yield check
+        yield lambda: self._check_same(descriptor)
       finally:
         with contextlib.suppress(OSError, UserError):
-          check()
+          self._check_same(descriptor)
           for path in made:
             path.rmdir()
     finally:
@@ -221,7 +235,7 @@ class Version:
       files.sync(self.path.parent)
 
   def write_network(self, model):
-    """Writes the network that the directory has lost, and leaves the rest as it is."""
+    """Writes the network that the directory has lost, or another one, and leaves the rest as it is."""
     with files.written_whole(self.model_path) as path:
       model.save(path)
 
@@ -237,6 +251,10 @@ class Version:
         f"{self.path / STAGE_FILE} is gone, but training checkpoints are there; restore it, or remove them to start "
         "the stage anew."
       )
+
+  def _check_same(self, descriptor):
+    if not self.path.is_dir() or not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+      raise UserError(f"{self} has vanished or was replaced; restore it, and run again.")
 
   def _lock(self, descriptor):
     try:

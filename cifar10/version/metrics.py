@@ -44,15 +44,26 @@ class Metrics:
     self._gammas = {}
     self.rows = []
 
-  def start(self, step):
-    """Takes over what was recorded before `step`, from where training goes on; what came later is dropped."""
+  def start(self, step, gammas=None):
+    """Takes over what was recorded before `step`, from where training goes on; what came later is dropped.
+
+    Args:
+      step: the next to be trained.
+      gammas: dict from path to array (channels,), of which kind those are that will be added; by default any.
+
+    Returns:
+      A sentence where the recorded gammas are of other layers, and dropped; else None.
+    """
     self.rows = [row for row in read_metrics(self._directory) if row["step"] < step]
-    recorded = read_gammas(self._directory).items()
-    self._gammas = {at: gammas for at, gammas in recorded if at < step and self.has_gammas_at(at)}
+    recorded = {at: them for at, them in read_gammas(self._directory).items() if at < step and self.has_gammas_at(at)}
+    foreign = gammas is not None and any(_widths(them) != _widths(gammas) for them in recorded.values())
+    self._gammas = {} if foreign else recorded
     with atomic_file(self._directory / METRICS_FILE) as file:
       file.write((",".join(COLUMNS) + "\n").encode())
       for row in self.rows:
         file.write((_line(row) + "\n").encode())
+    path = self._directory / GAMMAS_FILE
+    return f"{path} holds the gammas of other layers; they are dropped." if foreign else None
 
   def has_gammas_at(self, step):
     """Whether the gammas at a step are recorded."""
@@ -116,6 +127,10 @@ def _damage_is_said(path):
     yield
   except Exception as error:  # Whatever numpy and csv raise for a damaged file.
     raise UserError(f"{path} is damaged; remove it to go on without what it recorded.") from error
+
+
+def _widths(gammas):
+  return {path: values.shape for path, values in gammas.items()}
 
 
 def _row(texts):
