@@ -15,6 +15,9 @@
 | `model.keras` truncated, or a bit flipped anywhere | 22 places | one sentence |
 | `stage.json` with other values and a true checksum | 12 fields, 12 values | used, or one sentence |
 | `metrics.csv`, `gammas.npz` damaged | mutated by hypothesis | one sentence |
+| records and networks that are devices, pipes or huge sparse files | 18 (`test_records.py`) | one sentence |
+| records with a true checksum, steps, gammas, reports of other values | 38 (`test_records.py`) | one sentence, or used |
+| images that are devices, pipes, or have too many bytes or pixels | 13 (`test_image_size.py`) | one sentence |
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |
@@ -31,7 +34,7 @@
 | `--eval_dir` is a file | once | one sentence; no record is written |
 | a file where a directory should be | 3 places | one sentence |
 | clock that jumps back | once | the same weights |
-| a second trainer in the directory or the next, or at once | once each | refused while the first lives, not after it was killed |
+| a second trainer in the directory or the next, or at once | once each | refused while the first lives |
 | an evaluator beside a trainer | some hundred times during 400 saves | always finds a whole checkpoint |
 | `model.keras` with a Lambda layer or an unknown class | once each | refused, nothing runs |
 | a pickle in place of a checkpoint or a network | once each | passed over or refused, nothing runs |

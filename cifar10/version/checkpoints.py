@@ -61,6 +61,8 @@ def restore(directory, state, step, **trackables):
   path = directory / f"model.ckpt-{step}"
   try:
     checkpoint = tf.train.Checkpoint(**state.trackables(), **trackables)
+    for part in directory.glob(f"{path.name}.*"):
+      files.opened(part, files.MOST_BYTES_OF_WEIGHTS).close()
     with files.plain_name(directory) as plain:
       checkpoint.read(str(plain / path.name)).assert_existing_objects_matched().expect_partial()
   except Exception as error:  # Whatever a damaged or foreign file makes TensorFlow raise.

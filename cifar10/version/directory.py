@@ -21,7 +21,7 @@ from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, files, metrics
-from cifar10.version.network import MODEL_FILE, checksum
+from cifar10.version.network import MODEL_FILE, checksum, members
 from cifar10.version.stage import STAGE_FILE, read_stage, write_stage
 
 
@@ -94,7 +94,8 @@ class Version:
       UserError: it cannot be read, or is no network from images (32, 32, 3) to 10 logits.
     """
     try:
-      model = keras.models.load_model(self.model_path, compile=False)
+      with members(self.model_path):
+        model = keras.models.load_model(self.model_path, compile=False)
       shapes = (model.input_shape, model.output_shape)
     except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
       raise UserError(

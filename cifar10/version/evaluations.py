@@ -7,7 +7,7 @@ stands there now, the record tells of another network, and is passed over.
 import json
 import math
 
-from cifar10.version.files import append_line, atomic_file
+from cifar10.version.files import MOST_BYTES, append_line, atomic_file, read
 from cifar10.version.network import checksum
 
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -25,7 +25,7 @@ def leave_to(directory, network):
   path = directory / EVALUATIONS_FILE
   if not path.exists():
     return
-  lines = path.read_bytes().splitlines()
+  lines = read(path, MOST_BYTES).splitlines()
   records = [_record(line) for line in lines]
   named = [
     json.dumps({**json.loads(line), "network": network}).encode() if record and not record.get("network") else line
@@ -41,11 +41,14 @@ def read_evaluations(directory):
 
   Returns:
     List of dicts, in the order of the file, those of another network left out, and how many lines cannot be read.
+
+  Raises:
+    UserError: the file cannot be read, or is too large.
   """
   path, network = directory / EVALUATIONS_FILE, checksum(directory)
-  lines = path.read_bytes().splitlines() if path.exists() else []
+  lines = read(path, MOST_BYTES).splitlines() if path.exists() else []
   records = [_record(line) for line in lines if line.strip()]
-  ours = [record for record in records if record and record.get("network") in (None, network)]
+  ours = [record for record in records if record and (network is None or record.get("network") in (None, network))]
   return ours, records.count(None)
 
 

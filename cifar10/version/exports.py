@@ -3,7 +3,7 @@
 import json
 
 from cifar10.errors import UserError, first_line
-from cifar10.version.files import atomic_file
+from cifar10.version.files import MOST_BYTES, atomic_file, read
 from cifar10.version.network import checksum
 
 EXPORT_FILE = "export.json"
@@ -28,10 +28,10 @@ def read_exports(directory):
   if not path.exists():
     return []
   try:
-    record = json.loads(path.read_bytes())
+    record = json.loads(read(path, MOST_BYTES))
     exports, network = record["exports"], record.get("network")
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({first_line(error)})") from error
   if not isinstance(exports, list) or not all(isinstance(export, dict) for export in exports):
     raise UserError(f"{path} holds something else than a list of exports")
-  return exports if network in (None, checksum(directory)) else []
+  return exports if network is None or checksum(directory) in (None, network) else []

@@ -140,7 +140,7 @@ def test_the_records_of_a_network_count_again_when_it_is_written_again(config, e
   evaluate(eval_config)
   train(change(config, checkpoint_version=1, squeeze_model=False))
   following.model_path.unlink()
-  assert newest_evaluation(following.path, 1) is None
+  assert newest_evaluation(following.path, 1) is not None
   train(config)
   assert newest_evaluation(following.path, 1) is not None
 
