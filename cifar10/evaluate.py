@@ -77,7 +77,12 @@ def _evaluate_forever(config, version, dataset, examples):
 
 
 def _evaluate_once(config, version, dataset, examples):
-  model, step, damage = version.must_exist().load(config.checkpoint_iter)
+  with version.must_exist().watched() as check_same:
+    _evaluate_version(config, version, dataset, examples, check_same)
+
+
+def _evaluate_version(config, version, dataset, examples, check_same):
+  model, step, damage = version.load(config.checkpoint_iter)
   say(*damage, _other_dataset(config, version, dataset))
   if config.model not in (None, model.name):
     raise UserError(f"--model is {config.model}, but {version} holds a {model.name}; leave --model out.")
@@ -98,6 +103,7 @@ def _evaluate_once(config, version, dataset, examples):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
+  check_same()
   try:
     with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)

@@ -46,6 +46,11 @@ def export(config: ExportConfig):
   """
   _check_packages(config.formats)
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  with version.watched() as check_same:
+    _export(config, version, check_same)
+
+
+def _export(config, version, check_same):
   network, step, damage = version.load(config.checkpoint_iter)
   console.say(*damage)
   dataset = version.own_dataset(config.dataset)
@@ -67,6 +72,7 @@ def export(config: ExportConfig):
       write(served, name, path, _inputs(calibration.images, config.input))
       final = _recorded_path(output_dir / FILES[name], version.path)
       rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
+    check_same()
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
   print(table(rows))
@@ -139,7 +145,8 @@ def load(name, path):
     A function from a batch of inputs to the outputs, NumPy arrays.
   """
   if name == "saved_model":
-    loaded = tf.saved_model.load(str(path))
+    with files.plain_name(path) as plain:
+      loaded = tf.saved_model.load(str(plain))
     return lambda images: loaded.serve(images).numpy()
   if name == "onnx":
     import onnxruntime

@@ -47,8 +47,7 @@ def _train(given, strategy, version, chief, check_lock):
   if is_finished(config, stage, version):
     say(f"{version} is finished: {stage.progress.step} steps are done; nothing was changed.")
     return
-  if chief:
-    hand_over.check_next_version(config, stage, version)
+  replaceable = hand_over.check_next_version(config, stage, version) if chief else None
   _set_up_tensorflow(config)
   say(f"{version}: {config.model} on {config.dataset}, seed {config.seed}.")
 
@@ -58,22 +57,22 @@ def _train(given, strategy, version, chief, check_lock):
   trainer = Trainer(config, strategy, network, _penalties(network, version), examples)
   say(*trainer.restore(version))
   if chief:
-    _train_as_chief(trainer, version, stage, check_lock, examples)
+    _train_as_chief(trainer, version, stage, check_lock, examples, replaceable)
   else:
     loop.train_to_the_end(trainer, version, recorder=None)
   workers.barrier(strategy)
 
 
-def _train_as_chief(trainer, version, stage, check_lock, examples):
+def _train_as_chief(trainer, version, stage, check_lock, examples, replaceable):
   config = trainer.config
-  _check_checkpoints(trainer, version, stage)
+  _check_checkpoints(version, stage)
   recorder = Recorder(trainer, version, stage, check_lock)
   images, _ = input_pipeline.batch(examples, batch_seed(config), trainer.step, config.batch_size)
   recorder.start(images)
   loop.train_to_the_end(trainer, version, recorder)
   loop.say_how_it_ended(trainer, recorder)
   if config.squeeze_model:
-    recorder.stage.finished = hand_over.squeeze_into(version.next(), trainer, examples)
+    recorder.stage.finished = hand_over.squeeze_into(version.next(), trainer, examples, replaceable)
     recorder.write_stage()
 
 
@@ -104,8 +103,8 @@ def _penalties(network, version):
   return found
 
 
-def _check_checkpoints(trainer, version, stage):
-  if stage and stage.progress.step > 0 and trainer.step == 0:
+def _check_checkpoints(version, stage):
+  if stage and stage.progress.step > 0 and not version.checkpoint_steps():
     raise UserError(
       f"{version} was trained to step {stage.progress.step}, but its model.ckpt-* files are gone; "
       "restore them, or remove the directory to train the stage anew."

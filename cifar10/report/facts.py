@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 
@@ -13,7 +12,9 @@ from cifar10.pruning import multiply_adds
 from cifar10.version.directory import Version
 from cifar10.version.evaluations import EVALUATIONS_FILE, newest_of, number, read_evaluations
 from cifar10.version.exports import read_exports
+from cifar10.version.files import is_cut
 from cifar10.version.metrics import GAMMAS_FILE, METRICS_FILE, read_gammas
+from cifar10.version.network import members
 from cifar10.version.stage import STAGE_FILE, Stage
 
 
@@ -123,33 +124,34 @@ def _read_stage(facts):
     return
   try:
     facts.squeeze = _checked_squeeze(facts.stage.finished.report)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
     raise UserError(f"the squeeze's report in {facts.version.path / STAGE_FILE} has other fields") from error
 
 
 def _checked_squeeze(report):
   names = ("parameters_before", "parameters_after", "multiply_adds_before", "multiply_adds_after")
   layers = {name: (int(layer["channels"]), int(layer["removed"])) for name, layer in report["layers"].items()}
-  if not all(0 <= removed <= channels and channels > 0 for channels, removed in layers.values()):
+  if not all(0 <= removed <= channels and 0 < channels < 10**6 for channels, removed in layers.values()):
     raise ValueError("channels")
+  "".join(layers).encode()  # Half of a surrogate pair, which JSON may hold, is no text.
   return {**{name: number(report[name]) for name in names}, "layers": layers}
 
 
 def _read_rows(facts):
   path = facts.version.path / METRICS_FILE
-  if path.exists() and not path.read_bytes().endswith(b"\n"):
+  if path.exists() and is_cut(path):
     facts.missing.append(f"The last line of {path} is cut short.")
-  facts.rows = facts.version.rows()
+  facts.rows = [
+    {name: value if name == "step" or number(value) is not None else np.nan for name, value in row.items()}
+    for row in facts.version.rows()
+  ]
   if facts.stage and not facts.rows:
     facts.missing.append(f"{path} has no rows: the course of the training is unknown.")
 
 
 def _read_gammas(facts):
   path, gammas = facts.version.path / GAMMAS_FILE, read_gammas(facts.version.path)
-  arrays = [array for at in gammas.values() for array in at.values()]
-  if not all(array.ndim == 1 and array.size and array.dtype.kind == "f" for array in arrays):
-    raise UserError(f"{path} holds something else than gammas")
-  if not all(np.isfinite(array).all() for array in arrays):
+  if not all((abs(array) < 1e18).all() for at in gammas.values() for array in at.values()):
     raise UserError(f"{path} holds gammas that are not finite")
   facts.gammas = gammas
   if facts.stage and not gammas:
@@ -185,7 +187,7 @@ def _check_network(facts):
     return
   facts.bytes = path.stat().st_size
   try:
-    with zipfile.ZipFile(path) as file:
+    with members(path) as file:
       damaged = file.testzip()
   except Exception as error:  # Whatever zipfile and zlib raise for a damaged file.
     raise UserError(f"{path} is damaged ({first_line(error)})") from error

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from cifar10.console import timestamp
+from cifar10.console import say, timestamp
 from cifar10.errors import UserError, first_line
 from cifar10.version import checkpoints
 from cifar10.version.events import Events
@@ -53,7 +53,7 @@ class Recorder:
     if self.trainer.step:
       print(f"resumed at step {self.trainer.step}.")
     self.write_stage()
-    self._metrics.start(self.trainer.step)
+    say(self._metrics.start(self.trainer.step, self.trainer.gammas()))
     self._events = Events(self.version.path)
     self._events.add_images(self.trainer.step, images)
 
@@ -85,6 +85,10 @@ class Recorder:
   def _log(self, figures, steps, seconds):
     step = self.trainer.step - 1
     rate = steps * self.config.batch_size / seconds
+    row = {**figures, "step": step, "seconds": self.stage.progress.seconds, "examples_per_second": rate}
+    gammas = self.trainer.gammas() if self._metrics.has_gammas_at(step) else {}
+    # Before the console, which may be gone: what a stage does next depends on its rows.
+    self._metrics.add(row, gammas)
     tqdm.tqdm.write(
       f"{timestamp()}: step {step}, loss = {figures['loss']:.2f}, "
       f"group lasso = {figures['group_lasso']:.2f}, fake sparsity = {figures['fake_sparsity']:.2f}, "
@@ -92,9 +96,6 @@ class Recorder:
       file=sys.stdout,
     )
     sys.stdout.flush()
-    row = {**figures, "step": step, "seconds": self.stage.progress.seconds, "examples_per_second": rate}
-    gammas = self.trainer.gammas() if self._metrics.has_gammas_at(step) else {}
-    self._metrics.add(row, gammas)
     self._events.add(step, {name: row[name] for name in COLUMNS[2:]}, gammas)
 
   def save(self):

@@ -6,7 +6,10 @@ import signal
 
 @contextlib.contextmanager
 def caught_signals():
-  """Puts the number of a first SIGINT or SIGTERM into the list that it yields; a second one acts as usual."""
+  """Puts the number of a first SIGINT, SIGTERM or SIGHUP into the list that it yields; a second one acts as usual.
+
+  What was ignored when the process started, like SIGHUP under nohup, or SIGINT in the background of a script, stays so.
+  """
   caught, handlers = [], {}
 
   def restore_handlers():
@@ -18,8 +21,9 @@ def caught_signals():
     restore_handlers()
 
   with contextlib.suppress(ValueError):  # Only the main thread can catch signals.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-      handlers[signum] = signal.signal(signum, catch)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      if signal.getsignal(signum) != signal.SIG_IGN:
+        handlers[signum] = signal.signal(signum, catch)
   try:
     yield caught
   finally:

@@ -41,14 +41,17 @@ class Trainer:
     """Goes on from the newest training checkpoint of a version, if there is one; every worker calls it.
 
     Returns:
-      Sentences about checkpoints that are damaged.
+      Sentences about checkpoints that are damaged; where none can be read, the stage starts again.
 
     Raises:
-      UserError: none can be read, or the chief finds another.
+      UserError: they belong to another network, or the chief finds another.
     """
     self.step, damage = checkpoints.restore_newest(version.path, self.state, optimizer=self._optimizer_variables)
     if workers.broadcast(self.strategy, self.step) != (self.step,):
       raise UserError(f"this worker finds step {self.step} in {version}, the chief another; let both see the same.")
+    if damage and not self.step:
+      start = version.model_path if version.has_network() else "new weights"
+      damage.append(f"{version} has no training checkpoint that can be read: the stage starts again from {start}.")
     return damage
 
   def save(self, version):

@@ -87,7 +87,9 @@ def _multi_worker():
 def _ended_by_interrupt():
   """Lets SIGINT end the process at once, since Python's own handler has no turn while TensorFlow waits."""
   try:
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+      signal.signal(signal.SIGINT, signal.SIG_DFL)
   except ValueError:  # Only the main thread can choose.
     yield
     return

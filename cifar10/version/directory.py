@@ -22,9 +22,8 @@ from cifar10.errors import UserError, first_line
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, files, metrics
+from cifar10.version.network import MODEL_FILE, checksum, members
 from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
-
-MODEL_FILE = "model.keras"
 
 
 class Loaded(NamedTuple):
@@ -96,7 +95,8 @@ class Version:
       UserError: it cannot be read, or is no network from images (32, 32, 3) to 10 logits.
     """
     try:
-      model = keras.models.load_model(self.model_path, compile=False)
+      with members(self.model_path):
+        model = keras.models.load_model(self.model_path, compile=False)
       shapes = (model.input_shape, model.output_shape)
     except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
       raise UserError(
@@ -136,6 +136,11 @@ class Version:
     if iteration == -1:
       step, passed_over = checkpoints.restore_newest(self.path, state)
       damage += passed_over
+      if not step:
+        raise UserError(
+          f"no training checkpoint of {self} can be read; cifar10-train starts the stage again, "
+          "--checkpoint_iter 0 takes the network that it starts from."
+        )
     else:
       checkpoints.restore(self.path, state, step)
     return Loaded(averaged_model(state), step, damage)
@@ -181,6 +186,25 @@ class Version:
     """Writes its stage."""
     write_stage(self.path, stage)
 
+  def network_checksum(self):
+    """The checksum of the network that it starts from; None without one."""
+    return checksum(self.path)
+
+  @contextlib.contextmanager
+  def watched(self):
+    """Yields a function that raises a `UserError` if the directory, or its network, is another one by then."""
+    descriptor, before = os.open(self.path, os.O_RDONLY), self.network_checksum()
+
+    def check():
+      self._check_same(descriptor)
+      if self.network_checksum() != before:
+        raise UserError(f"{self.model_path} was replaced meanwhile, so that nothing is recorded; run again.")
+
+    try:
+      yield check
+    finally:
+      os.close(descriptor)
+
   @contextlib.contextmanager
   def locked(self):
     """Keeps other processes from training in the directory, which is made, and removed again if it stays empty.
@@ -197,21 +221,22 @@ class Version:
     if self.path.exists() and not self.path.is_dir():
       raise UserError(f"{self} is a file; expected a checkpoint version's directory: move it away.")
     self.path.mkdir(parents=True, exist_ok=True)
+    for path in made:
+      files.sync(path.parent)
     descriptor = os.open(self.path, os.O_RDONLY)
-
-    def check():
-      if not self.path.is_dir() or not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-        raise UserError(f"{self} has vanished or was replaced; restore it, and run again.")
 
     try:
       self._lock(descriptor)
-      check()
-      yield check
+      self._check_same(descriptor)
+      try:
+        yield lambda: self._check_same(descriptor)
+      finally:
+        with contextlib.suppress(OSError, UserError):
+          self._check_same(descriptor)
+          for path in made:
+            path.rmdir()
     finally:
       os.close(descriptor)
-      with contextlib.suppress(OSError):
-        for path in made:
-          path.rmdir()
 
   def replace(self, model):
     """Puts a directory that holds nothing but the network `model` in the place of this one, whole or not at all."""
@@ -227,7 +252,7 @@ class Version:
       files.sync(self.path.parent)
 
   def write_network(self, model):
-    """Writes the network that the directory has lost, and leaves the rest as it is."""
+    """Writes the network that the directory has lost, or another one, and leaves the rest as it is."""
     with files.written_whole(self.model_path) as path:
       model.save(path)
 
@@ -243,6 +268,10 @@ class Version:
         f"{self.path / STAGE_FILE} is gone, but training checkpoints are there; restore it, or remove them to start "
         "the stage anew."
       )
+
+  def _check_same(self, descriptor):
+    if not self.path.is_dir() or not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+      raise UserError(f"{self} has vanished or was replaced; restore it, and run again.")
 
   def _lock(self, descriptor):
     try:

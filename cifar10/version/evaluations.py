@@ -1,10 +1,15 @@
-"""The records of evaluations, `evaluations.jsonl`: a line of JSON for each."""
+"""The records of evaluations, `evaluations.jsonl`: a line of JSON for each.
+
+A record names, as `network`, the checksum of the network that its version started from. Where that is not the one that
+stands there now, the record tells of another network, and is passed over.
+"""
 
 import json
 import math
 import pathlib
 
-from cifar10.version.files import append_line
+from cifar10.version.files import MOST_BYTES, append_line, atomic_file, read
+from cifar10.version.network import checksum
 from cifar10.version.stage import dataset_of
 
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -13,20 +18,40 @@ OTHERS = ("examples", "parameters", "multiply_adds")
 
 
 def add_evaluation(directory, record):
-  """Appends the record of an evaluation, a dict ready for JSON."""
-  append_line(directory / EVALUATIONS_FILE, json.dumps(record))
+  """Appends the record of an evaluation of the version as it is now, a dict ready for JSON."""
+  append_line(directory / EVALUATIONS_FILE, json.dumps({**record, "network": checksum(directory)}))
+
+
+def leave_to(directory, network):
+  """Has the records that name no network name this one, a checksum, before another comes into its place."""
+  path = directory / EVALUATIONS_FILE
+  if not path.exists():
+    return
+  lines = read(path, MOST_BYTES).splitlines()
+  records = [_record(line) for line in lines]
+  named = [
+    json.dumps({**json.loads(line), "network": network}).encode() if record and not record.get("network") else line
+    for line, record in zip(lines, records)
+  ]
+  if named != lines:
+    with atomic_file(path) as file:
+      file.write(b"".join(line + b"\n" for line in named))
 
 
 def read_evaluations(directory):
   """Reads the records of a version's directory.
 
   Returns:
-    List of dicts, in the order of the file, and how many lines cannot be read.
+    List of dicts, in the order of the file, those of another network left out, and how many lines cannot be read.
+
+  Raises:
+    UserError: the file cannot be read, or is too large.
   """
-  path = directory / EVALUATIONS_FILE
-  lines = path.read_bytes().splitlines() if path.exists() else []
+  path, network = directory / EVALUATIONS_FILE, checksum(directory)
+  lines = read(path, MOST_BYTES).splitlines() if path.exists() else []
   records = [_record(line) for line in lines if line.strip()]
-  return [record for record in records if record], records.count(None)
+  ours = [record for record in records if record and (network is None or record.get("network") in (None, network))]
+  return ours, records.count(None)
 
 
 def newest_evaluation(train_dir, number):

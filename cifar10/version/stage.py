@@ -4,13 +4,15 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 
 from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, declarations, names
 from cifar10.errors import UserError
-from cifar10.version.files import atomic_file
+from cifar10.version.files import MOST_BYTES, atomic_file, read
 
 STAGE_FILE = "stage.json"
 STAGE_BACKUP = "stage.json.old"
+LARGEST_COUNT = 2**31 - 1
 PACKAGES = ("keras", "numpy", "tensorflow")
 # Of what a stage fixes, what stages that were recorded before there was such a setting had.
 BEFORE_THERE_WAS_A_SETTING = {"precision": "float32"}
@@ -132,7 +134,7 @@ def write_stage(directory, stage):
   before, _ = _read(path)
   if before:
     with atomic_file(directory / STAGE_BACKUP) as file:
-      file.write(path.read_bytes())
+      file.write(read(path, MOST_BYTES))
   with atomic_file(path) as file:
     file.write(text.encode())
 
@@ -140,10 +142,12 @@ def write_stage(directory, stage):
 def _read(path):
   """The stage in a file, or None and what is wrong."""
   try:
-    record = json.loads(path.read_bytes())
+    record = json.loads(read(path, MOST_BYTES))
     if record.pop("sha256") != _checksum(record):
       return None, "it does not match its checksum"
-  except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+  except UserError as error:
+    return None, str(error)
+  except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
     return None, "it does not match its checksum"
   try:
     return _stage(record), None
@@ -154,10 +158,10 @@ def _read(path):
 def _stage(record):
   return Stage(
     flags=_flags(record["flags"]),
-    penalties=record.get("penalties") or {},
+    penalties=_by_name(record, "penalties", _is_number),
     progress=_progress(record["progress"]),
     finished=_finished(record.get("finished")),
-    packages=record.get("packages") or {},
+    packages=_by_name(record, "packages", lambda value: isinstance(value, str)),
   )
 
 
@@ -174,7 +178,7 @@ def _flags(recorded):
 
 def _progress(recorded):
   step, seconds = recorded["step"], recorded["seconds"]
-  if not _is_count(step) or not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+  if not _is_count(step) or not _is_number(seconds):
     raise ValueError(f"progress is {recorded!r}; expected a number of steps and of seconds")
   return Progress(step, seconds)
 
@@ -184,15 +188,35 @@ def _finished(recorded):
     return None
   fields = {field.name: recorded[field.name] for field in dataclasses.fields(Finished) if field.name in recorded}
   finished = Finished(**fields)
-  if not _is_count(finished.step):
-    raise ValueError(f"finished.step is {finished.step!r}; expected a number of steps")
+  kinds = {
+    "step": (_is_count, "a number of steps"),
+    "exact": (lambda value: isinstance(value, bool), "true or false"),
+    "multiple_of": (_is_count, "a number of channels"),
+    "recalibration_batches": (_is_count, "a number of batches"),
+    "report": (lambda value: value is None or isinstance(value, dict), "the report of a squeeze"),
+  }
+  for name, (is_of_kind, expected) in kinds.items():
+    if not is_of_kind(getattr(finished, name)):
+      raise ValueError(f"finished.{name} is {getattr(finished, name)!r}; expected {expected}")
   if finished.self_check is not None:
     finished.self_check = SelfCheck(**finished.self_check)
   return finished
 
 
+def _by_name(record, name, is_value):
+  """A dict of a record from names to values of a kind; {} where the record has none."""
+  values = record.get(name) or {}
+  if not isinstance(values, dict) or not all(map(is_value, values.values())):
+    raise ValueError(f"{name} are {values!r}")
+  return values
+
+
 def _is_count(value):
-  return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+  return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
+def _is_number(value):
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _checksum(record):
