@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from cifar10.errors import UserError
+
 # The weight decay of each network, as in the paper's own program; `models.MODELS` builds them.
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
 NETWORKS = tuple(WEIGHT_DECAY)
@@ -22,18 +24,20 @@ MAY_CHANGE = "may change between runs"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-  """What is declared of a setting, beside its default; `expected` says which values it takes.
+  """What is declared of a setting, beside its default.
+
+  Each kind has `expected`, words for the values that it takes, and `admits(value)`, whether it takes one.
 
   Attributes:
     help: what it is, in a sentence or more.
-    holds: `FIXED`, what it was when the stage began; `MAY_CHANGE` from run to run of a stage, and a line says so; or
-      "", where it says which stage it is, or counts for the run alone.
+    scope: how long it holds: `FIXED`, what it was when the stage began; `MAY_CHANGE` from run to run of a stage, and a
+      line says so; or "", where it says which stage it is, or counts for the run alone.
     workers_own: whether the workers of one run may have different values.
     positional: whether it stands on the command line without a flag.
   """
 
   help: str
-  holds: str = ""
+  scope: str = ""
   workers_own: bool = False
   positional: bool = False
 
@@ -150,9 +154,9 @@ def declarations(config):
   return {field.name: field.metadata["declaration"] for field in dataclasses.fields(config)}
 
 
-def names(config, holds):
+def names(config, scope):
   """The settings of a config that hold so long: a tuple of names, in the order of the fields."""
-  return tuple(name for name, declaration in declarations(config).items() if declaration.holds == holds)
+  return tuple(name for name, declaration in declarations(config).items() if declaration.scope == scope)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +165,24 @@ class Rule:
 
   Attributes:
     names: of the settings.
-    holds: whether they go together, of a dict from name to value.
+    is_met: whether they go together, of a dict from name to value.
     sentence: what they must be, for the user who gave others.
   """
 
   names: tuple[str, ...]
-  holds: Callable[[dict[str, Any]], bool]
+  is_met: Callable[[dict[str, Any]], bool]
   sentence: str
+
+
+def check(config):
+  """Raises a `UserError` unless all settings of a config have values that they take, and go together."""
+  for field in dataclasses.fields(config):
+    declared, value = field.metadata["declaration"], getattr(config, field.name)
+    if value != field.default and not declared.positional and not declared.admits(value):
+      raise UserError(f"--{field.name} is {value!r}; expected {declared.expected}.")
+  for rule in getattr(config, "RULES", ()):
+    if not rule.is_met({name: getattr(config, name) for name in rule.names}):
+      raise UserError(f"{rule.sentence}.")
 
 
 def dataset(help, **declared):
@@ -185,47 +200,47 @@ class TrainConfig:
     None,
     NETWORKS,
     f"Network to start version 0 with: {NETWORKS[0]} by default. Later versions know theirs.",
-    holds=FIXED,
+    scope=FIXED,
   )
   dataset: str | None = dataset(
     f"Data set of a new chain: {DATASETS[0]} by default; synthetic is built in and needs no files. Later versions know "
     "theirs.",
-    holds=FIXED,
+    scope=FIXED,
   )
   data_dir: str | None = path(
     None,
     "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
     "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
     workers_own=True,
   )
-  max_steps: int = number(100000, "Steps of the whole stage.", whole=True, low=1, high=2**31 - 1, holds=MAY_CHANGE)
+  max_steps: int = number(100000, "Steps of the whole stage.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
   l1_penalty: float = number(
-    0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, holds=MAY_CHANGE
+    0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, scope=MAY_CHANGE
   )
   learning_rate: float = number(
-    0.1, "Learning rate; a tenth of it after every 350 epochs.", above=True, high=10**6, holds=MAY_CHANGE
+    0.1, "Learning rate; a tenth of it after every 350 epochs.", above=True, high=10**6, scope=MAY_CHANGE
   )
-  batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, holds=FIXED)
+  batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, scope=FIXED)
   weight_decay: float | None = number(
     None,
     f"Weight decay of kernels. By default {', '.join(f'{decay:g} for {name}' for name, decay in WEIGHT_DECAY.items())}"
     ".",
     high=10**6,
-    holds=FIXED,
+    scope=FIXED,
   )
   seed: int | None = number(
     None,
     "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
     whole=True,
     high=2**31 - 1,
-    holds=FIXED,
+    scope=FIXED,
   )
   precision: str | None = choice(
     None,
     ("float32", "mixed_bfloat16", "mixed_float16"),
     "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
-    holds=FIXED,
+    scope=FIXED,
   )
   use_fp16: bool = switch(
     False, "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs."
@@ -235,7 +250,7 @@ class TrainConfig:
     ("one_device", "mirrored", "multi_worker"),
     "one_device: the first GPU, else the CPU; mirrored: all GPUs of this host; multi_worker: the workers that "
     "TF_CONFIG names. Replicas share a batch evenly.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   num_replicas: int | None = number(
     None,
@@ -243,26 +258,26 @@ class TrainConfig:
     whole=True,
     low=1,
     high=1024,
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   sync_batch_norm: bool = switch(
     False,
     "Normalise with the statistics of the whole batch, not with those of each replica's part of it.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   jit_compile: bool | None = switch(
     None,
     "Have XLA compile the gradients. By default on a GPU; never with --sync_batch_norm on several replicas.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
-  log_frequency: int = number(100, "Steps between console lines.", whole=True, low=1, high=2**31 - 1, holds=MAY_CHANGE)
-  save_interval_secs: float = number(600.0, "Seconds between checkpoints.", above=True, high=10**9, holds=MAY_CHANGE)
+  log_frequency: int = number(100, "Steps between console lines.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
+  save_interval_secs: float = number(600.0, "Seconds between checkpoints.", above=True, high=10**9, scope=MAY_CHANGE)
   stop_at_plateau: bool = switch(
     False,
     "End the stage once fake sparsity has plateaued: of the steps since the stage began or --l1_penalty last changed, "
     "it was above 0.01 over the last two fifths, and its mean over the last is less than 0.01 above that over the one "
     "before; each has at least 10 console lines.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   target_sparsity: float | None = number(
     None,
@@ -270,17 +285,17 @@ class TrainConfig:
     "console line whose fake sparsity is so much or more. By default the penalty stays as it is.",
     above=True,
     high=0.99,
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   penalty_doubling_steps: int = number(
-    5000, "See --target_sparsity.", whole=True, low=1, high=2**31 - 1, holds=MAY_CHANGE
+    5000, "See --target_sparsity.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE
   )
-  squeeze_model: bool = switch(True, "At the end, squeeze and write the next version.", holds=MAY_CHANGE)
+  squeeze_model: bool = switch(True, "At the end, squeeze and write the next version.", scope=MAY_CHANGE)
   exact_squeeze: bool = switch(
     True,
     "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
     "a channel more in layers whose dead channels have constants other than 0.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   round_channels_to: int = number(
     1,
@@ -288,7 +303,7 @@ class TrainConfig:
     whole=True,
     low=1,
     high=1024,
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   recalibration_batches: int = number(
     0,
@@ -296,14 +311,14 @@ class TrainConfig:
     "images; 0 leaves them as training made them, as the paper's own program does.",
     whole=True,
     high=10**6,
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   overwrite: bool = switch(False, "Replace the next version though it has training progress; clears its directory.")
   deterministic_ops: bool = switch(
     False,
     "Use only operations that give the same result each time, for a GPU. On a CPU runs repeat without it; there it "
     "rounds otherwise, and cost 6% of the time in one run.",
-    holds=MAY_CHANGE,
+    scope=MAY_CHANGE,
   )
   log_device_placement: bool = switch(False, "Log which device each operation runs on.", workers_own=True)
 

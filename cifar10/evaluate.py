@@ -7,13 +7,12 @@ import time
 import tensorflow as tf
 
 from cifar10 import input_pipeline
-from cifar10.config import DATASETS, EvalConfig
+from cifar10.config import DATASETS, EvalConfig, check
 from cifar10.console import say, timestamp
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import fold_batch_norms, multiply_adds
 from cifar10.version.directory import Version
-from cifar10.version.evaluations import add_evaluation
 
 SPLITS = {"test": "test", "train_eval": "train"}
 
@@ -24,7 +23,10 @@ def evaluate(config: EvalConfig):
   Raises:
     UserError: data, directory or settings do not fit.
   """
+  check(config)
   version = Version(config.checkpoint_dir, config.checkpoint_version)
+  if config.run_once:
+    version.must_exist()
   dataset = config.dataset or version.dataset() or DATASETS[0]
   examples = input_pipeline.load(dataset, SPLITS[config.eval_data], config.data_dir)
   if config.num_examples > len(examples.labels):
@@ -112,7 +114,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     raise UserError(
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
-  add_evaluation(version.path, record)
+  version.add_evaluation(record)
 
 
 def _other_dataset(config, version, dataset):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from cifar10 import console, input_pipeline
-from cifar10.config import ExportConfig
+from cifar10.config import ExportConfig, check
 from cifar10.datasets.examples import IMAGE_SHAPE, Examples
 from cifar10.errors import UserError
 from cifar10.input_pipeline import standardize
@@ -19,7 +19,6 @@ from cifar10.pruning.comparing import output_differences
 from cifar10.pruning.timing import seconds_in_turns
 from cifar10.version import files
 from cifar10.version.directory import MODEL_FILE, Version
-from cifar10.version.exports import write_exports
 
 FILES = {
   "saved_model": "saved_model",
@@ -44,6 +43,7 @@ def export(config: ExportConfig):
   Raises:
     UserError: a package is missing; data, directory or settings do not fit.
   """
+  check(config)
   _check_packages(config.formats)
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
   with version.watched() as check_same:
@@ -85,7 +85,7 @@ def _export(config, version, check_same):
     "time": console.timestamp(),
     "exports": rows,
   }
-  write_exports(version.path, record)
+  version.write_exports(record)
 
 
 def served_model(network, input, softmax):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from cifar10.config import PredictConfig
+from cifar10.config import PredictConfig, check
 from cifar10.console import say
 from cifar10.datasets.examples import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES
 from cifar10.errors import UserError, first_line
@@ -22,6 +22,7 @@ def predict(config: PredictConfig):
   Raises:
     UserError: there is no such version; or files cannot be read, one sentence for each, after the lines of the others.
   """
+  check(config)
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
   network, _, damage = version.load(config.checkpoint_iter)
   say(*damage)

@@ -1,6 +1,7 @@
 """The experiment as data: which settings each stage of a chain is trained with.
 
-A recipe is a tuple of stages, each a dict of the settings of `config.TrainConfig` that it sets; stage V trains
+A recipe is a tuple of the three stages, each a dict of the settings of `config.TrainConfig` that it sets,
+the others being left at their defaults (a learning rate of 0.1 among them); stage V trains
 checkpoint version V. The scripts for single stages, `reproduce.sh`, the sweep, the quickstart and the harness of kills
 take theirs from here: a new recipe is one more entry.
 
@@ -46,9 +47,7 @@ RECIPES = {
 
 def flags(settings):
   """The flags of a dict of settings: a list of texts `--name=value`."""
-  return [
-    f"--{name}={value:g}" if isinstance(value, float) else f"--{name}={value}" for name, value in settings.items()
-  ]
+  return [f"--{name}={value}" for name, value in settings.items()]
 
 
 def main():

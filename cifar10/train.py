@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from cifar10 import console, input_pipeline
-from cifar10.config import TrainConfig
+from cifar10.config import TrainConfig, check
 from cifar10.errors import UserError
 from cifar10.models import MODELS
 from cifar10.pruning import penalties
@@ -29,6 +29,7 @@ def train(config: TrainConfig):
     UserError: data, directory or settings do not fit, the loss is not finite, or another worker has gone.
     Interrupted: a signal came; the state is saved.
   """
+  check(config)
   strategy = workers.open_strategy(config.distribution_strategy, config.num_replicas)
   workers.check_batch_size(config.batch_size, strategy)
   version = Version(config.train_dir, config.checkpoint_version)

@@ -2,6 +2,7 @@
 # Sets up .venv and runs the three-stage chain of resnet20 on the built-in data set, in some minutes on a CPU.
 # Starts afresh each time, in checkpoints/quickstart_0 to _3.
 set -euo pipefail
+unset STAGE1_STEPS STAGE2_STEPS STAGE3_STEPS STAGE1_PENALTY STAGE2_PENALTY STAGE3_LEARNING_RATE
 export TRAIN_DIR=checkpoints/quickstart DATASET=synthetic MODEL=resnet20 RECIPE=quickstart
 here="$(dirname "${BASH_SOURCE[0]}")"
 "$here/install.sh"

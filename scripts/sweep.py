@@ -37,6 +37,9 @@ OWN_FLAGS = [
   "help",
 ]
 
+# What tells the stages apart, so that no further flag, which is for all of them, replaces it.
+STAGE_FLAGS = {"model", "seed", "l1_penalty", "max_steps", "learning_rate"}
+
 
 def main():
   """Runs what is not done yet; exits with 1 if a chain failed, 130 if a signal came."""
@@ -119,7 +122,9 @@ def run_chain(chain, model, penalty, seed, arguments):
   data = [f"--dataset={arguments.dataset}", *([f"--data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
   for version, settings in enumerate(stages(model, penalty, seed, arguments)):
     where = [f"--train_dir={chain}", f"--checkpoint_version={version}"]
-    if not succeeds("cifar10.cli.train", *data, *where, *arguments.flags, *recipes.flags(settings)):
+    first = recipes.flags({name: value for name, value in settings.items() if name not in STAGE_FLAGS})
+    last = recipes.flags({name: value for name, value in settings.items() if name in STAGE_FLAGS})
+    if not succeeds("cifar10.cli.train", *data, *where, *first, *arguments.flags, *last):
       return False
     where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version + 1}", f"--eval_dir={chain}_eval"]
     evaluated = newest_evaluation(chain, version + 1) is not None

@@ -202,7 +202,7 @@ def test_every_number_has_a_range_that_the_sentence_names(module, name, value, c
 class OneMore(TrainConfig):
   """The settings of a stage, and one more: all that it takes to add a flag is its field."""
 
-  momentum: float = config.number(0.9, "Momentum of the gradient step.", high=1, holds=config.FIXED)
+  momentum: float = config.number(0.9, "Momentum of the gradient step.", high=1, scope=config.FIXED)
 
 
 def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
@@ -227,7 +227,23 @@ def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
   with pytest.raises(UserError, match="--momentum is 0.25, but .* was made with 0.5"):
     settling.settled(dataclasses.replace(given, momentum=0.25), read, version, None)
   with pytest.raises(UserError, match="--momentum is 7; expected a number from 0 to 1"):
-    settling.settled(dataclasses.replace(given, momentum=7), read, version, None)
+    config.check(dataclasses.replace(given, momentum=7))
+
+
+@pytest.mark.parametrize(
+  ("settings", "sentence"),
+  [
+    (TrainConfig(max_steps=0), "--max_steps is 0; expected a whole number from 1"),
+    (TrainConfig(model="vgg"), "--model is 'vgg'; expected one of resnet20, cnn4"),
+    (TrainConfig(use_fp16=True, precision="float32"), "--use_fp16 chooses a --precision; pass one of the two"),
+    (EvalConfig(num_examples=1.5), "--num_examples is 1.5; expected a whole number"),
+    (ExportConfig(formats=("zip",)), "--formats is .'zip',.; expected some of saved_model"),
+    (ReportConfig(train_dir=("",)), "--train_dir is .'',.; expected the path of a directory"),
+  ],
+)
+def test_settings_from_python_are_checked_as_flags_are(settings, sentence):
+  with pytest.raises(UserError, match=f"^{sentence}"):
+    config.check(settings)
 
 
 def test_flags_become_settings(monkeypatch):

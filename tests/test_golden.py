@@ -15,7 +15,7 @@ from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
-from cifar10.training.step import train_steps
+from cifar10.training.step import make_train_steps
 from cifar10.training.workers import open_strategy
 from cifar10.training_state import TrainingState
 
@@ -66,7 +66,7 @@ def train(state, expected):
 
   before = {"group_lasso": group_lasso(state.model, by_path), "fake_sparsity": fake_sparsity(state.model, by_path)}
   with mock.patch("cifar10.input_pipeline.batch", batch):
-    train = train_steps(config, open_strategy("one_device"), state, optimizer, Examples(images, labels), by_path)
+    train = make_train_steps(config, open_strategy("one_device"), state, optimizer, Examples(images, labels), by_path)
     figures = [train(1) for _ in range(expected["steps"])]
   losses = np.array([figure["loss"] for figure in figures])
   return losses, *(np.array([figure[name] for figure in (before, *figures)]) for name in before)

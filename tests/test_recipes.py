@@ -26,7 +26,7 @@ def test_recipes_set_settings_to_what_these_may_be(name):
 def test_the_flags_of_a_stage_are_printed(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["recipes", "paper", "2"])
   recipes.main()
-  assert capsys.readouterr().out == "--l1_penalty=0 --learning_rate=0.01 --max_steps=50000\n"
+  assert capsys.readouterr().out == "--l1_penalty=0.0 --learning_rate=0.01 --max_steps=50000\n"
 
 
 @pytest.mark.parametrize(

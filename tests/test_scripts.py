@@ -184,7 +184,7 @@ def test_a_sweep_runs_every_chain_and_its_table_shows_them(start_sweep, tmp_path
     }
     for version, (steps, flags) in enumerate([
       ("10", {"model": "resnet20", "l1_penalty": "0.001"}), ("20", {"l1_penalty": "0.003"}),
-      ("30", {"l1_penalty": "0", "learning_rate": "0.01"}),
+      ("30", {"l1_penalty": "0.0", "learning_rate": "0.01"}),
     ])
   ]  # fmt: skip
 

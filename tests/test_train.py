@@ -329,7 +329,7 @@ def test_a_run_that_fails_in_its_start_can_run_again(config, monkeypatch):
     raise MemoryError
 
   with monkeypatch.context() as patch, pytest.raises(MemoryError):
-    patch.setattr("cifar10.training.trainer.train_steps", fail)
+    patch.setattr("cifar10.training.trainer.make_train_steps", fail)
     train(config)
   train(config)
   assert version(config, 1).path.exists()

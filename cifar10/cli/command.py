@@ -37,7 +37,7 @@ def flag_values(config_class):
     if not declared[field.name].positional:
       _define(values, field.name, field.default, declared[field.name])
   for rule in getattr(config_class, "RULES", ()):
-    flags.register_multi_flags_validator(rule.names, rule.holds, rule.sentence, flag_values=values)
+    flags.register_multi_flags_validator(rule.names, rule.is_met, rule.sentence, flag_values=values)
   return values
 
 
@@ -118,6 +118,8 @@ def _define(values, name, default, declared):
       flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.ListSerializer(","))
     case settings.Path():
       flags.DEFINE(_Parser(declared, str), name, default, declared.help, flag_values=values)
+    case _:
+      raise TypeError(f"{name} is declared by {declared!r}, of which no flag can be made")
 
 
 def _whole_number(text):

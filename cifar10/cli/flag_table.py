@@ -20,13 +20,13 @@ COMMANDS = {
 def flag_table(config_class):
   """The flags of a command as a Markdown table: defaults, what they are, and, for a stage, how long they hold."""
   declared = settings.declarations(config_class)
-  holds = any(declaration.holds for declaration in declared.values())
+  scoped = any(declaration.scope for declaration in declared.values())
   rows = [
-    [f"`--{field.name}`", _default(field.default), _what(declared[field.name]), *[declared[field.name].holds] * holds]
+    [f"`--{field.name}`", _default(field.default), _what(declared[field.name]), *[declared[field.name].scope] * scoped]
     for field in dataclasses.fields(config_class)
     if not declared[field.name].positional
   ]
-  return table(["flag", "default", "what it is", *["within a stage"] * holds], rows)
+  return table(["flag", "default", "what it is", *["within a stage"] * scoped], rows)
 
 
 def _default(value):

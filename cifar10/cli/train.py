@@ -17,7 +17,7 @@ def main(argv=None):
 
 
 def _train(config):
-  # Between workers TensorFlow logs as errors what devices.py says in a sentence.
+  # Between workers TensorFlow logs as errors what workers.py says in a sentence.
   quiet = "3" if config.distribution_strategy == "multi_worker" else "2"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if config.log_device_placement else quiet)
   from cifar10.train import train

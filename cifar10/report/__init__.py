@@ -2,7 +2,7 @@
 
 import pathlib
 
-from cifar10.config import ReportConfig
+from cifar10.config import ReportConfig, check
 from cifar10.errors import UserError, first_line
 from cifar10.report.facts import read_chain
 from cifar10.report.page import page
@@ -17,6 +17,7 @@ def report(config: ReportConfig):
   Raises:
     UserError: a chain has no version directory, matplotlib is missing, or the page cannot be written.
   """
+  check(config)
   pictures = _load_pictures()
   train_dirs = list(dict.fromkeys(config.train_dir))
   several = len(train_dirs) > 1

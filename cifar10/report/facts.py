@@ -10,10 +10,9 @@ import numpy as np
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import multiply_adds
 from cifar10.version.directory import Version
-from cifar10.version.evaluations import EVALUATIONS_FILE, newest_of, number, read_evaluations
-from cifar10.version.exports import read_exports
+from cifar10.version.evaluations import EVALUATIONS_FILE, newest_of, number
 from cifar10.version.files import is_cut
-from cifar10.version.metrics import GAMMAS_FILE, METRICS_FILE, read_gammas
+from cifar10.version.metrics import GAMMAS_FILE, METRICS_FILE
 from cifar10.version.network import members
 from cifar10.version.stage import STAGE_FILE, Stage
 
@@ -150,7 +149,7 @@ def _read_rows(facts):
 
 
 def _read_gammas(facts):
-  path, gammas = facts.version.path / GAMMAS_FILE, read_gammas(facts.version.path)
+  path, gammas = facts.version.path / GAMMAS_FILE, facts.version.gammas()
   if not all((abs(array) < 1e18).all() for at in gammas.values() for array in at.values()):
     raise UserError(f"{path} holds gammas that are not finite")
   facts.gammas = gammas
@@ -160,13 +159,16 @@ def _read_gammas(facts):
 
 def _read_evaluation(facts):
   path = facts.version.path / EVALUATIONS_FILE
-  records, unreadable = read_evaluations(facts.version.path)
+  records, unreadable = facts.version.evaluations()
   if unreadable:
     facts.missing.append(f"{unreadable} of {len(records) + unreadable} lines of {path} cannot be read.")
   facts.evaluation = newest_of(records, facts.number, facts.version.dataset())
   if facts.evaluation:
     return
-  if any(record["eval_data"] == "test" for record in records):
+  dataset, tests = facts.version.dataset(), [record for record in records if record["eval_data"] == "test"]
+  if tests and all(record.get("dataset", dataset) != dataset for record in tests) and dataset:
+    facts.missing.append(f"{path} tells of other data than {dataset}, on which it was trained; cifar10-eval makes one.")
+  elif tests:
     facts.missing.append(
       f"{path} tells of training checkpoints alone; cifar10-eval --checkpoint_iter 0 evaluates what the version "
       "starts from."
@@ -176,7 +178,7 @@ def _read_evaluation(facts):
 
 
 def _read_exports(facts):
-  facts.exports = read_exports(facts.version.path)
+  facts.exports = facts.version.exports()
 
 
 def _check_network(facts):

@@ -5,6 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from cifar10 import input_pipeline
+from cifar10.console import say
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import recalibrate, squeeze
@@ -43,7 +44,8 @@ def check_next_version(config, stage, version):
 
 def has_progress(version):
   """Whether a version was trained to some step; raises a `UserError` where something else wrote there."""
-  stage, _ = version.read_stage()
+  stage, damage = version.read_stage()
+  say(damage)
   return bool(version.checkpoint_steps()) or (stage is not None and stage.progress.step > 0)
 
 

@@ -23,9 +23,8 @@ def settled(config, stage, version, network):
     A `TrainConfig`: what the stage fixed, else what was given, else the default.
 
   Raises:
-    UserError: what was given is no value of a setting, or not what the stage, or its network, has.
+    UserError: what was given is not what the stage, or its network, has.
   """
-  _check(config)
   if config.use_fp16:
     config = dataclasses.replace(config, precision=workers.half_precision())
   given = {name: getattr(config, name) for name in names(TrainConfig, FIXED) if getattr(config, name) is not None}
@@ -42,14 +41,6 @@ def settled(config, stage, version, network):
   settings = {**defaults, **given, **fixed}
   settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
   return dataclasses.replace(config, **settings)
-
-
-def _check(config):
-  defaults = TrainConfig()
-  for name, declared in declarations(TrainConfig).items():
-    value = getattr(config, name)
-    if value != getattr(defaults, name) and not declared.admits(value):
-      raise UserError(f"--{name} is {value!r}; expected {declared.expected}.")
 
 
 def agreed(config, given_seed, strategy):

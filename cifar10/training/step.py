@@ -7,9 +7,8 @@ With the gated gammas g, the kernels W and n steps done before, a step on one ba
     g         = sign(g) * max(|g| - learning_rate * l1_penalty * penalty(g), 0)
     averages  = d * averages + (1 - d) * variables,  d = min(0.999, (1 + n) / (10 + n))
 
-The first line of these is `gradients_and_loss` below; the next two, a gradient step and the proximal step of the
-weighted L1 norm of the gammas (together: ISTA), are `pruning.ProximalSGD`; the last is
-`training_state.update_averages`. `pruning.penalties` says what penalty(g) is. The tests hold all of it against values
+The first is `gradients_and_loss` below; the next two, together ISTA, are `pruning.ProximalSGD`; the last is
+`training_state.update_averages`; `pruning.penalties` says what penalty(g) is. The tests hold all of it against values
 that the paper's own program computed.
 """
 
@@ -49,7 +48,7 @@ def make_optimizer(config, penalties, num_examples):
   return ProximalSGD(schedule, l1_penalty, penalties, loss_scale_factor=loss_scale, name="optimizer")
 
 
-def train_step(config, replicas, state, optimizer):
+def make_train_step(config, replicas, state, optimizer):
   """Makes the function that takes one step, on one replica of several, with its part of the batch.
 
   Args:
@@ -98,13 +97,22 @@ def train_step(config, replicas, state, optimizer):
   return step_on_replica
 
 
-def train_steps(config, strategy, state, optimizer, examples, penalties):
+def make_train_steps(config, strategy, state, optimizer, examples, penalties):
   """Makes the function that trains so many steps, an int, and returns the figures of the last of them.
 
-  The figures are scalar tensors by name: those of `version.metrics.COLUMNS` that a step has, the `l1_penalty` in
-  force, and `finite_steps`, after how many steps the loss was still finite.
+  Args:
+    config: `TrainConfig`.
+    strategy: `tf.distribute.Strategy`, whose replicas share each batch.
+    state: the `TrainingState` that steps change.
+    optimizer: of `make_optimizer`, built.
+    examples: the training set, `Examples`.
+    penalties: dict from the path of a gamma to its penalty.
+
+  Returns:
+    A function of an int; its figures are scalar tensors by name: those of `version.metrics.COLUMNS` that a step has,
+    the `l1_penalty` in force, and `finite_steps`, after how many steps the loss was still finite.
   """
-  step_on_replica = train_step(config, strategy.num_replicas_in_sync, state, optimizer)
+  step_on_replica = make_train_step(config, strategy.num_replicas_in_sync, state, optimizer)
   examples = workers.on_each_replica(strategy, examples)
 
   # Only the number of the step ends the loop, so that no step on a GPU waits until the host has seen a loss.

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from cifar10.errors import UserError, first_line
 from cifar10.training import workers
-from cifar10.training.step import make_optimizer, train_steps
+from cifar10.training.step import make_optimizer, make_train_steps
 from cifar10.training_state import TrainingState
 from cifar10.version import checkpoints
 
@@ -35,7 +35,7 @@ class Trainer:
       optimizer.build(self.state.model.trainable_variables)
     self.step = 0
     self._optimizer_variables = {v.path: v.value for v in optimizer.variables}
-    self._train_steps = train_steps(config, strategy, self.state, optimizer, examples, penalties)
+    self._train_steps = make_train_steps(config, strategy, self.state, optimizer, examples, penalties)
 
   def restore(self, version):
     """Goes on from the newest training checkpoint of a version, if there is one; every worker calls it.

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 import keras
@@ -21,7 +22,7 @@ from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.errors import UserError, first_line
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
-from cifar10.version import checkpoints, files, metrics
+from cifar10.version import checkpoints, evaluations, exports, files, metrics
 from cifar10.version.network import MODEL_FILE, checksum, members
 from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
 
@@ -60,7 +61,7 @@ class Version:
       UserError: it does not end like a version's, with `_<number>`.
     """
     train_dir, _, number = str(path).rstrip("/").rpartition("_")
-    if not number.isascii() or not number.isdecimal():
+    if not re.fullmatch("0|[1-9][0-9]*", number):
       raise UserError(f"{path} is no version's directory; expected one that ends with _ and a number.")
     return cls(train_dir, int(number))
 
@@ -152,6 +153,26 @@ class Version:
   def rows(self):
     """What `metrics.read_metrics` reads."""
     return metrics.read_metrics(self.path)
+
+  def gammas(self):
+    """What `metrics.read_gammas` reads."""
+    return metrics.read_gammas(self.path)
+
+  def evaluations(self):
+    """What `evaluations.read_evaluations` reads."""
+    return evaluations.read_evaluations(self.path)
+
+  def add_evaluation(self, record):
+    """Appends the record of an evaluation, a dict ready for JSON."""
+    evaluations.add_evaluation(self.path, record)
+
+  def exports(self):
+    """What `exports.read_exports` reads."""
+    return exports.read_exports(self.path)
+
+  def write_exports(self, record):
+    """Writes the record of an export, a dict ready for JSON."""
+    exports.write_exports(self.path, record)
 
   def read_stage(self):
     """Reads its stage.
@@ -257,7 +278,8 @@ class Version:
       model.save(path)
 
   def _refuse_foreign(self):
-    there = [path for path in self.path.glob("*") if not path.name.startswith(files.UNFINISHED)]
+    unfinished = (files.UNFINISHED, "stage.json.new")  # The latter by a version of this program before the first.
+    there = [path for path in self.path.glob("*") if not path.name.startswith(unfinished)]
     if there and not self.has_network():
       raise UserError(
         f"{self} was written by something else: it has files, but neither {STAGE_FILE} nor {MODEL_FILE}; "

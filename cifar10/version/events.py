@@ -1,5 +1,7 @@
 """What TensorBoard shows of a stage as it trains."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary import histogram_pb
@@ -8,10 +10,14 @@ SHOWN_IMAGES = 16
 
 
 class Events:
-  """The event file of one run of a stage, in the version's directory."""
+  """The event file of one run of a stage, in the version's directory; it begins with the first record."""
 
   def __init__(self, directory):
-    self._writer = tf.summary.create_file_writer(str(directory))
+    self._directory = directory
+
+  @functools.cached_property
+  def _writer(self):
+    return tf.summary.create_file_writer(str(self._directory))
 
   def add(self, step, scalars, gammas):
     """Records figures, a dict from name to number, and the distributions of gammas, a dict from path to array."""

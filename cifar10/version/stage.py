@@ -166,13 +166,13 @@ def _stage(record):
 
 
 def _flags(recorded):
+  """The settings of a record; one that may change and that is none (any more) counts as left at its default."""
   recorded, known = {**BEFORE_THERE_WAS_A_SETTING, **recorded}, {}
   for name, declared in declarations(TrainConfig).items():
-    if name in recorded or declared.holds == FIXED:
-      known[name] = value = recorded[name]
-      may_be_open = getattr(TrainConfig, name) is None and declared.holds != FIXED
-      if not declared.admits(value) and not (value is None and may_be_open):
-        raise ValueError(f"{name} is {value!r}; expected {declared.expected}")
+    if declared.scope == FIXED and not declared.admits(recorded[name]):
+      raise ValueError(f"{name} is {recorded[name]!r}; expected {declared.expected}")
+    if name in recorded and declared.admits(recorded[name]):
+      known[name] = recorded[name]
   return TrainConfig(**known)
 
 
@@ -199,7 +199,8 @@ def _finished(recorded):
     if not is_of_kind(getattr(finished, name)):
       raise ValueError(f"finished.{name} is {getattr(finished, name)!r}; expected {expected}")
   if finished.self_check is not None:
-    finished.self_check = SelfCheck(**finished.self_check)
+    check = finished.self_check
+    finished.self_check = SelfCheck(*(check[field.name] for field in dataclasses.fields(SelfCheck)))
   return finished
 
 

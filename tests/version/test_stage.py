@@ -71,7 +71,6 @@ def test_where_the_record_is_damaged_the_one_before_is_used_and_the_damage_comes
     ({"flags": {**RECORD["flags"], "batch_size": 8.0}}, "batch_size is 8.0"),
     ({"flags": {**RECORD["flags"], "precision": 5}}, "precision is 5; expected one of float32"),
     ({"flags": {**RECORD["flags"], "weight_decay": float("inf")}}, "weight_decay is inf"),
-    ({"flags": {**RECORD["flags"], "learning_rate": float("nan")}}, "learning_rate is nan"),
   ],
 )
 def test_a_stage_of_other_values_is_damaged_though_its_checksum_is_right(tmp_path, change, named):
@@ -85,6 +84,13 @@ def test_a_record_from_before_there_were_some_settings_is_read_with_their_defaul
   write_record(tmp_path / "stage.json", {**RECORD, "flags": {**RECORD["flags"], "a_setting_of_later": 1}})
   stage, _ = read_stage(tmp_path)
   assert stage.flags == FLAGS
+
+
+def test_a_setting_that_may_change_and_is_none_counts_as_left_at_its_default(tmp_path):
+  others = {"learning_rate": float("nan"), "save_interval_secs": 0, "max_steps": "x", "jit_compile": None}
+  write_record(tmp_path / "stage.json", {**RECORD, "flags": {**RECORD["flags"], **others, "l1_penalty": 0.5}})
+  stage, _ = read_stage(tmp_path)
+  assert stage.flags == dataclasses.replace(FLAGS, l1_penalty=0.5)
 
 
 def test_changes_name_the_settings_that_may_change():
