@@ -4,6 +4,7 @@ What of Keras is not public is used here alone: the records of a model's calls, 
 """
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,20 @@ def unbuilt(layer):
     each.built = False
     each._tracker.unlock()
   return layer
+
+
+@contextlib.contextmanager
+def left_alone(model):
+  """Puts back what calls change in a model in inference: losses that its layers note, and what counts or draws."""
+  losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers_in(model)]
+  values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in model.non_trainable_variables]
+  try:
+    yield
+  finally:
+    for layer, found, ids in losses:
+      layer._losses, layer._loss_ids = found, ids
+    for variable, value in values:
+      variable.assign(value)
 
 
 def operation_of(tensor):

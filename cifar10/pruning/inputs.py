@@ -1,35 +1,157 @@
-"""Inputs to call a model with, where its user gives none."""
+"""Inputs to call a model with, where its user gives none: noise in the shapes and ranges that the model says."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import layers
 
-from cifar10.pruning.calls import as_functional
+from cifar10.pruning.calls import Call, Tensor, as_functional, flat_calls, layers_in
 
 # Inputs or outputs of a model: an array or tensor, or a list or dict of them.
 Arrays: TypeAlias = npt.ArrayLike | Sequence["Arrays"] | Mapping[str, "Arrays"]
 
 NOISE_EXAMPLES = 8
-NOISE_SIZE = 64
+SIZES = (64, 128, 256, 32, 16, 8, 4, 2)  # Of what is not fixed: the first that the model takes.
+# Layers and operations that make no other values than they are given, by the names of their classes.
+REARRANGING = {
+  "Array",
+  "BroadcastTo",
+  "Cast",
+  "Concatenate",
+  "ConvertToTensor",
+  "Copy",
+  "Cropping1D",
+  "Cropping2D",
+  "Dropout",
+  "ExpandDims",
+  "Flatten",
+  "Flip",
+  "GetItem",
+  "Identity",
+  "Masking",
+  "Moveaxis",
+  "Permute",
+  "Ravel",
+  "Repeat",
+  "RepeatVector",
+  "Reshape",
+  "Roll",
+  "Slice",
+  "SpatialDropout1D",
+  "Split",
+  "Squeeze",
+  "Stack",
+  "StopGradient",
+  "Swapaxes",
+  "Tile",
+  "Transpose",
+  "Unstack",
+}
 
 
-def random_inputs(model: keras.Model) -> Arrays:
-  """Noise for a model: standard normal, or 0 and 1 for integers; 8 examples, and 64 of what is not fixed besides.
+def random_inputs(
+  model: keras.Model, examples: int = NOISE_EXAMPLES, size: int = SIZES[0], guess: bool = False
+) -> Arrays:
+  """Noise for a model, in the structure of its inputs.
+
+  Standard normal; integers up to what the layers that read them take: the `input_dim` of an embedding, the
+  `num_tokens` of an encoding, the words that a lookup knows, the length of what they index; else 0 and 1, and 0 to 255
+  for uint8.
+
+  Args:
+    model: a functional or Sequential model.
+    examples: how many, where the model does not say.
+    size: how long other axes are, where the model does not say.
+    guess: whether layers of the caller's own that do not say which integers they take get 0 and 1 too.
 
   Raises:
-    ValueError: an input takes text.
+    ValueError: an input takes text; or integers for such a layer, without `guess`.
   """
   rng = np.random.default_rng(0)
+  _, tensors, _ = flat_calls(model, None)
+  by_keras_tensor = {id(key): tensor for key, tensor in tensors}
 
   def noise(tensor):
     if tensor.dtype == "string":
-      raise ValueError(f"input {tensor.name} of {model.name} takes text: give inputs to measure the change on")
-    examples, *sizes = tensor.shape
-    values = rng.normal(size=(examples or NOISE_EXAMPLES, *(NOISE_SIZE if size is None else size for size in sizes)))
-    values = values if "float" in tensor.dtype else values > 0
-    return keras.ops.cast(values, tensor.dtype)
+      raise ValueError(f"input {tensor.name} of {model.name} takes text: give inputs")
+    shape = [examples if tensor.shape[0] is None else tensor.shape[0]]
+    shape += [size if length is None else length for length in tensor.shape[1:]]
+    values = _values(model, tensor, by_keras_tensor[id(tensor)], guess)
+    array = rng.normal(size=shape) if values is None else rng.choice(values, size=shape)
+    return keras.ops.cast(array, tensor.dtype)
 
   return keras.tree.map_structure(noise, as_functional(model).input)
+
+
+def inputs_that_run(model: keras.Model, examples: int = NOISE_EXAMPLES, guess: bool = False) -> Arrays:
+  """Noise for a model that it can be called with, tried with several sizes of what is not fixed.
+
+  Args:
+    model: as for `random_inputs`.
+    examples: as for `random_inputs`.
+    guess: as for `random_inputs`.
+
+  Raises:
+    ValueError: as `random_inputs`, or the model takes none of them.
+  """
+  free = any(size is None for tensor in model.inputs for size in tensor.shape[1:])
+  for size in SIZES if free else SIZES[:1]:
+    inputs = random_inputs(model, examples, size, guess)
+    try:
+      if all(math.prod(output.shape) for output in keras.tree.flatten(model(inputs, training=False))):
+        return inputs
+      failure = ValueError("an output is empty")
+    except Exception as error:
+      failure = error
+  cause = str(failure).strip().partition("\n")[0]
+  raise ValueError(f"{model.name} cannot be called with noise ({type(failure).__name__}: {cause}): give inputs")
+
+
+def _values(model, keras_tensor, tensor, guess):
+  """What the values of an input may be; None for any number."""
+  found = list(_limits(tensor))
+  known = [values for values in found if values is not None]
+  if known:
+    return min(known, key=len)
+  if "float" in keras_tensor.dtype or "complex" in keras_tensor.dtype:
+    return None
+  if found and not guess:
+    raise ValueError(
+      f"input {keras_tensor.name} of {model.name} takes integers, and no layer that reads it says which: give inputs"
+    )
+  return np.arange(256) if keras_tensor.dtype == "uint8" else np.arange(2)
+
+
+def _limits(tensor: Tensor) -> Iterator[np.ndarray | None]:
+  """For each layer that takes certain values of a tensor alone: these, or None if it does not say which."""
+  for call in tensor.readers:
+    if type(call.operation).__name__ in REARRANGING:
+      for output in call.outputs:
+        yield from _limits(output)
+    elif (values := _taken(call, tensor)) is not None:
+      yield values
+    elif not type(call.operation).__module__.startswith("keras."):
+      inner = [layer.input_dim for layer in layers_in(call.operation) if isinstance(layer, layers.Embedding)]
+      yield np.arange(min(inner)) if inner else None
+
+
+def _taken(call: Call, tensor: Tensor) -> np.ndarray | None:
+  operation, name = call.operation, type(call.operation).__name__
+  if isinstance(operation, layers.Embedding):
+    return np.arange(operation.input_dim)
+  if isinstance(operation, layers.CategoryEncoding):
+    return np.arange(operation.num_tokens)
+  if isinstance(operation, layers.IntegerLookup):
+    return np.array([word for word in operation.get_vocabulary() if word >= 0] or [0])
+  if name in ("OneHot", "MultiHot"):
+    return np.arange(operation.num_classes)
+  if name in ("Take", "TakeAlongAxis") and call.args[0] is not tensor:
+    axis, table = operation.axis, call.args[0]
+    sizes = np.shape(table) if not isinstance(table, Tensor) else table.shape
+    length = sizes[axis] if axis is not None else int(np.prod([size for size in sizes if size is not None]))
+    return np.arange(length or 1)
+  return None

@@ -46,6 +46,22 @@ class Comparison:
 
 
 @dataclasses.dataclass
+class SelfCheck:
+  """What came of calling the model and the squeezed one with the same inputs.
+
+  Attributes:
+    examples: how many; 0 where they could not be called.
+    difference: largest Euclidean norm of the difference of an output / norm of the model's, or, of an output that is
+      not of floating point, share of positions that differ; None without examples.
+    note: why they could not be called, or why a difference was put up with; else "".
+  """
+
+  examples: int
+  difference: float | None
+  note: str = ""
+
+
+@dataclasses.dataclass
 class LayerReport:
   """The output channels of one layer.
 
@@ -85,6 +101,7 @@ class SqueezeReport:
     shared: dict from the name of each layer that the squeezed model shares with the model, since it cannot be copied,
       to the reason.
     notes: sentences on what else of the model the squeezed one does not have.
+    check: the `SelfCheck` of the squeezed model; None if it was left out.
   """
 
   parameters_before: int
@@ -98,3 +115,4 @@ class SqueezeReport:
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
   notes: list[str] = dataclasses.field(default_factory=list, compare=False)
+  check: SelfCheck | None = dataclasses.field(default=None, compare=False)

@@ -17,11 +17,13 @@ import numpy as np
 
 from cifar10.pruning.calls import Call, is_model, layers_in
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.checking import first_difference, self_check
 from cifar10.pruning.costs import multiply_adds
-from cifar10.pruning.inputs import Arrays, random_inputs
+from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
+from cifar10.pruning.rules.base import Squeezed, to_float64
 
 LARGEST_RATIO = 16  # Of a constant to that of its carrier, by which kernels are multiplied.
 
@@ -34,6 +36,7 @@ def squeeze(
   threshold: float = 0.0,
   keep: Collection[str] = (),
   inputs: Arrays | None = None,
+  verify: bool = True,
 ) -> tuple[keras.Model, SqueezeReport]:
   """Returns a smaller model without the dead channels, and a report.
 
@@ -51,8 +54,11 @@ def squeeze(
     threshold: a gamma of no more than this in absolute value counts as 0, and becomes 0. Above 0 that changes the
       function: by how much is measured, in the report and the log.
     keep: names of layers whose output channels all stay. A batch norm named here is no gate, whatever the threshold.
-    inputs: what to measure the change on where `threshold` is above 0, inputs for one call of `model`; by default 8
-      examples of noise.
+    inputs: inputs for one call of `model`, to check the result on, and where `threshold` is above 0 to measure the
+      change on; by default noise in the shapes and ranges that the model says.
+    verify: whether both models are called once, so that the report can say by how much they differ, and a fault of a
+      layer's rule or config is found. What the model says of its inputs may not be enough to call it; then the report
+      says that.
 
   Returns:
     (smaller, report): a functional model, or a Sequential one where `model` is, of the same layers with the same
@@ -61,7 +67,8 @@ def squeeze(
 
   Raises:
     ValueError: `model` is not functional, an argument is out of its range, `keep` names no layer, or a layer of the
-      caller's own cannot be made from its config.
+      caller's own cannot be made from its config. With `exact`, the models differ by more than rounding explains; the
+      first layer that does is named. With `threshold` above 0, the change cannot be measured without `inputs`.
 
   >>> import keras
   >>> from keras import layers
@@ -87,10 +94,12 @@ def squeeze(
   for name, layer in report.layers.items():
     if layer.is_lost():
       logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
+  if verify:
+    report.check = _checked(model, smaller, exact, inputs, report, graph, decisions, pieces)
   if threshold > 0:
     from cifar10.pruning.comparing import compare
 
-    report.comparison = compare(model, smaller, random_inputs(model) if inputs is None else inputs)
+    report.comparison = compare(model, smaller, inputs_that_run(model) if inputs is None else inputs)
     change = report.comparison.relative_difference
     logging.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
   return smaller, report
@@ -131,6 +140,32 @@ def plan(
   pieces = _pieces(graph, decisions)
   refuse_shared_variables(graph, pieces)
   return _report(graph, model, decisions, pieces)
+
+
+def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
+  """The `SelfCheck` of a squeezed model; raises ValueError if it is exact, and is not the same."""
+  thresholded = {}  # Gammas that the threshold shuts, of which the function is to be that of the smaller model.
+  for first, *_ in graph.calls_by_operation():
+    if isinstance(first.rule, BatchNorm) and first.operation.scale:
+      gamma = graph.gamma(first)
+      if not np.array_equal(gamma, to_float64(first.operation.gamma)):
+        thresholded[id(first.operation)] = Squeezed(weights={"gamma": gamma})
+  if thresholded:
+    model = rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
+  check, failing = self_check(model, smaller, inputs)
+  if failing is None or not (exact or _is_exact(decisions)):
+    return check
+  name = first_difference(model, smaller, failing, graph, decisions.kept, pieces)
+  by = (
+    "not finite where the model's are" if check.difference is None else f"off by {check.difference:.2g} of their norm"
+  )
+  where = "no layer is by itself" if name is None else f"layer {name} is the first that is"
+  if name in report.remade:
+    where += ", which was made anew from its config: that does not hold all that it is"
+  raise ValueError(
+    f"{model.name} squeezed does not compute the same: outputs are {by}, and {where}; mend its config or its rule, "
+    "name it in keep, or pass verify=False to have the result all the same"
+  )
 
 
 @dataclasses.dataclass
@@ -269,6 +304,16 @@ def _reading(graph, calls):
   return reading
 
 
+def _is_exact(decisions):
+  """Whether nothing goes whose constant does not hold near borders, so that the function stays as it is."""
+  for reading in decisions.readings:
+    gone = decisions.goes[reading.ids] & reading.used & (reading.constant != 0)
+    carried = np.isin(reading.ids, list(decisions.carrier))
+    if (gone & (reading.border > 0)).any() or (not reading.folds and (gone & ~carried).any()):
+      return False
+  return True
+
+
 def _lost_channels(graph, decisions):
   """The channels of those tensors of which nothing would stay."""
   lost = set()
@@ -371,6 +416,7 @@ def _shift_outputs(graph, pieces, reading, shift):
   elif into_batch_norm:
     weights = pieces[id(reader.operation)].weights
     weights["moving_mean"] = weights["moving_mean"] - shift
+    piece.shifted = True
   else:
     piece.config["use_bias"] = True
     piece.weights[rule.bias] = shift

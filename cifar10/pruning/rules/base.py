@@ -72,12 +72,14 @@ class Squeezed:
     weights: its weights by attribute name, arrays; those not named stay as they are.
     args: dict from index to what its call gets in place of that one of `args`.
     bypassed: whether it goes, and what it is called with takes the place of its output.
+    shifted: whether its output lacks constants, which the batch norm behind it makes good.
   """
 
   config: dict[str, Any] = dataclasses.field(default_factory=dict)
   weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   args: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   bypassed: bool = False
+  shifted: bool = False
 
 
 class Rule:

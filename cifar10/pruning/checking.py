@@ -1,0 +1,150 @@
+"""Whether a squeezed model computes what the model computes, and if not, from which layer on."""
+
+import collections
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+
+from cifar10.pruning.calls import Tensor, as_functional, flat_calls, layers_in, left_alone
+from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.inputs import Arrays, inputs_that_run
+from cifar10.pruning.reports import SelfCheck
+from cifar10.pruning.rules.base import Channels, Squeezed, to_float64
+
+EXAMPLES = 2
+EPSILONS = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-52}
+PERTURBATION = 4  # Of inputs, in units of these, to see what rounding can do to outputs.
+LARGEST_FACTOR = 1000  # By which squeezing may change outputs more than that.
+
+
+def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) -> tuple[SelfCheck, Arrays | None]:
+  """Calls two models of one structure with the same inputs, in inference; the first is as before after that.
+
+  Args:
+    model: a functional or Sequential model.
+    smaller: another, that should compute the same.
+    inputs: inputs for one call; by default noise.
+
+  Returns:
+    The `SelfCheck`; and the inputs if the models differ by more than rounding explains, else None.
+  """
+  with left_alone(model):
+    try:
+      inputs = inputs_that_run(model, EXAMPLES, guess=True) if inputs is None else inputs
+      before = _outputs(model, inputs)
+    except Exception as error:
+      return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None
+    examples, tolerance = len(keras.tree.flatten(inputs)[0]), _tolerance(model)
+    difference = _difference(before, _outputs(smaller, inputs))
+    if difference <= tolerance:
+      return SelfCheck(examples, difference), None
+    if _difference(before, _outputs(model, inputs)) > tolerance:
+      return SelfCheck(examples, _finite(difference), "two calls of the model differ as well"), None
+    rounding = _difference(before, _outputs(model, _perturbed(inputs, model)))
+    if difference <= LARGEST_FACTOR * rounding:
+      return SelfCheck(
+        examples, difference, f"rounding inputs changes the outputs of the model by {rounding:.2g}"
+      ), None
+  return SelfCheck(examples, _finite(difference)), inputs
+
+
+def first_difference(
+  model: keras.Model,
+  smaller: keras.Model,
+  inputs: Arrays,
+  graph: ChannelGraph,
+  kept: Callable[[Channels], np.ndarray],
+  pieces: Mapping[int, Squeezed],
+) -> str | None:
+  """The name of the first layer that does not make the same of the channels that stay and are used; None if all do.
+
+  Args:
+    model: the model, or a copy of it.
+    smaller: the squeezed one.
+    inputs: inputs for one call of either.
+    graph: the `ChannelGraph` of the model.
+    kept: function from its `Channels` to which of their positions stay.
+    pieces: dict from the id() of each layer and operation of the graph to its `Squeezed`.
+  """
+  with left_alone(model):
+    ours, theirs = _outputs_of_calls(model, inputs), _outputs_of_calls(smaller, inputs)
+  for call in graph.calls:
+    before, after = ours[call.name].popleft(), theirs[call.name].popleft()
+    for tensor, one, other in zip(call.outputs, before, after):
+      channels = tensor.channels
+      if channels.axis is not None:
+        keep = kept(channels)
+        one = np.compress(keep & channels.used, one, channels.axis)
+        other = np.compress(channels.used[keep], other, channels.axis)
+      if not pieces[id(call.operation)].shifted and _difference([one], [other]) > _tolerance(model):
+        return call.name
+  return None
+
+
+def _outputs(model, inputs):
+  outputs = keras.tree.flatten(model(inputs, training=False))
+  return [keras.ops.convert_to_numpy(output) for output in outputs]
+
+
+def _outputs_of_calls(model, inputs):
+  """What each call makes: dict from its name to a deque with a list of arrays for each time that it is made."""
+  calls, tensors, _ = flat_calls(model, None)
+  by_keras_tensor = {id(key): tensor for key, tensor in tensors}
+  given = as_functional(model).inputs
+  named = isinstance(inputs, dict) and {tensor.name for tensor in given} <= set(inputs)
+  arrays = [inputs[tensor.name] for tensor in given] if named else keras.tree.flatten(inputs)
+  values = {
+    id(by_keras_tensor[id(key)]): keras.ops.convert_to_tensor(array, key.dtype) for key, array in zip(given, arrays)
+  }
+  made = collections.defaultdict(collections.deque)
+  for call in calls:
+    if call.inputs:
+      args, kwargs = keras.tree.map_structure(
+        lambda value: values[id(value)] if isinstance(value, Tensor) else value, (call.args, call.kwargs)
+      )
+      outputs = keras.tree.flatten(call.operation(*args, **kwargs))
+      values.update(zip(map(id, call.outputs), outputs, strict=True))
+    made[call.name].append([keras.ops.convert_to_numpy(values[id(tensor)]) for tensor in call.outputs])
+  return made
+
+
+def _difference(arrays, others):
+  """The largest relative difference of two arrays each: inf if they are not finite at the same places."""
+  return max((_relative(one, other) for one, other in zip(arrays, others, strict=True)), default=0.0)
+
+
+def _relative(one, other):
+  if one.shape != other.shape:
+    return np.inf
+  if one.dtype.kind not in "fcV":  # NumPy knows bfloat16 as V.
+    return float(np.mean(one != other)) if one.size else 0.0
+  one, other = (each if each.dtype.kind == "c" else to_float64(each) for each in (one, other))
+  finite = np.isfinite(one)
+  if (finite != np.isfinite(other)).any():
+    return np.inf
+  norm, change = np.linalg.norm(one[finite]), np.linalg.norm((other - one)[finite])
+  return float(change / norm) if norm else float(change)
+
+
+def _tolerance(model):
+  """The square root of the rounding error of the coarsest type in which a layer computes."""
+  types = {layer.compute_dtype for layer in layers_in(model)} & set(EPSILONS)
+  return max((EPSILONS[name] for name in types), default=EPSILONS["float32"]) ** 0.5
+
+
+def _perturbed(inputs, model):
+  rng = np.random.default_rng(0)
+
+  def perturbed(array):
+    array = keras.ops.convert_to_numpy(array)
+    if array.dtype.kind != "f":
+      return array
+    size = PERTURBATION * _tolerance(model) ** 2
+    return (array * (1 + size * rng.choice([-1, 1], array.shape))).astype(array.dtype)
+
+  return keras.tree.map_structure(perturbed, inputs)
+
+
+def _finite(difference):
+  return difference if np.isfinite(difference) else None
