@@ -16,8 +16,10 @@
 | `stage.json` with other values and a true checksum | 12 fields, 12 values | used, or one sentence |
 | `metrics.csv`, `gammas.npz` damaged | mutated by hypothesis | one sentence |
 | records and networks that are devices, pipes or huge sparse files | 18 (`test_records.py`) | one sentence |
-| records, steps, gammas and reports of other values | 38 (`test_records.py`) | one sentence, or used |
+| records, gammas and reports of other values | 38 (`test_records.py`) | one sentence, or used |
 | images that are devices, pipes, or have too many bytes or pixels | 13 (`test_image_size.py`) | one sentence |
+| TF_CONFIG of other values, with ports or names that cannot be | 39 (`test_tf_config.py`) | one sentence |
+| workers that do not come | once (`test_tf_config.py`) | each minute a line names them |
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |

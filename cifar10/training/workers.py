@@ -7,13 +7,13 @@ saves and squeezes; the others do as it says, in exchanges that every worker tak
 
 import contextlib
 import functools
-import json
 import os
 import signal
 
 import tensorflow as tf
 
 from cifar10.errors import UserError, first_line
+from cifar10.training import tf_config
 
 _LOST = (
   tf.errors.UnavailableError,
@@ -63,21 +63,20 @@ def _local_devices(num_replicas):
 
 
 def _multi_worker():
+  text = os.environ.get("TF_CONFIG", "")
   try:
-    settings = json.loads(os.environ.get("TF_CONFIG", ""))
-    addresses, task = settings["cluster"], settings["task"]
-    known = set(addresses) <= {"chief", "worker"} and task["type"] in addresses
-    if not known or not 0 <= int(task["index"]) < len(addresses[task["type"]]):
-      raise ValueError(settings)
-  except (ValueError, KeyError, TypeError) as error:
+    cluster = tf_config.parse(text)
+    tf_config.wait_for_names(cluster)
+  except ValueError as error:
     raise UserError(
-      f"the environment variable TF_CONFIG is {os.environ.get('TF_CONFIG', '')!r}; --distribution_strategy "
-      f"multi_worker expects {_CLUSTER}."
+      f"the environment variable TF_CONFIG is {text[:1000]!r} ({error}); --distribution_strategy multi_worker expects "
+      f"{_CLUSTER}."
     ) from error
-  workers = sum(map(len, addresses.values()))
+  # What is checked is what TensorFlow gets.
+  os.environ["TF_CONFIG"] = cluster.as_json()
   try:
-    with _ended_by_interrupt():
-      print(f"{task['type']} {task['index']} waits for all of {workers} workers.", flush=True)
+    with _ended_by_interrupt(), tf_config.reminders(cluster):
+      print(f"{cluster.type} {cluster.index} waits for all of {len(cluster.addresses())} workers.", flush=True)
       return tf.distribute.MultiWorkerMirroredStrategy()
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
     raise UserError(f"the workers that TF_CONFIG names cannot be reached ({first_line(error)}).") from error
