@@ -1,6 +1,5 @@
-"""`cifar10-train` with the tiny network for each of its own; the flags of a next run in the process follow a `then`."""
+"""`cifar10-train` with the tiny network for each of its own."""
 
-import itertools
 import sys
 
 from helpers import put_tiny_network_in_place
@@ -8,5 +7,4 @@ from helpers import put_tiny_network_in_place
 from cifar10.cli.train import main
 
 put_tiny_network_in_place()
-runs = itertools.groupby(sys.argv[1:], lambda argument: argument == "then")
-sys.exit(max(main(["cifar10-train", *flags]) for is_between, flags in runs if not is_between))
+sys.exit(main(["cifar10-train", *sys.argv[1:]]))

@@ -3,17 +3,15 @@
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, deterministic_rows, saved_weights, version
+from helpers import TRAIN_TINY, assert_same_weights, deterministic_rows, saved_weights, version
 
 from cifar10.errors import UserError
 from cifar10.training import workers
@@ -23,22 +21,15 @@ FLAGS = (
   *("--model=cnn4", "--dataset=synthetic", "--batch_size=8", "--seed=1", f"--max_steps={STEPS}", "--log_frequency=100"),
   *("--l1_penalty=0.5", "--learning_rate=0.01", "--save_interval_secs=0.2"),
 )
+ONE_DEVICE = {"seed": 1, "l1_penalty": 0.5}  # What else the flags say the short stages have too.
 MIRRORED = ("--distribution_strategy=mirrored", "--num_replicas=2")
-TRAIN = """
-import sys
-from helpers import build_tiny_network
-from cifar10.models import MODELS
-MODELS["cnn4"] = build_tiny_network
-from cifar10.cli.train import main
-sys.exit(main(["cifar10-train", *sys.argv[1:]]))
-"""
 
 
 def start(train_dir, *flags, **environment):
   """Starts a stage of the tiny network."""
   return subprocess.Popen(
-    [sys.executable, "-c", TRAIN, *FLAGS, f"--train_dir={train_dir}", *flags],
-    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent), **environment},
+    [*TRAIN_TINY, *FLAGS, f"--train_dir={train_dir}", *flags],
+    env={**os.environ, **environment},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -113,12 +104,10 @@ def test_two_devices_in_two_runs_give_what_two_workers_give_in_one(by_workers, t
   assert_same(train_dir, by_workers[0])
 
 
-def test_the_replicas_share_the_batch_of_one_device(tmp_path):
-  few = ("--max_steps=21", "--log_frequency=5")
-  one, two, apart = (tmp_path / name for name in ("one", "two", "apart"))
-  synchronized = (*few, *MIRRORED, "--sync_batch_norm")
-  processes = start(one, *few), start(two, *synchronized, "--max_steps=11", "--nosqueeze_model")
-  assert [code for code, _, _ in ended(*processes)] == [0, 0]
+def test_the_replicas_share_the_batch_of_one_device(tmp_path, trained_once):
+  one, two = trained_once({**ONE_DEVICE, "max_steps": 21}), tmp_path / "two"
+  synchronized = ("--max_steps=21", "--log_frequency=5", *MIRRORED, "--sync_batch_norm")
+  assert ended(start(two, *synchronized, "--max_steps=11", "--nosqueeze_model"))[0][0] == 0
   ((code, output, _),) = ended(start(two, *synchronized, "--num_replicas=4"))
   assert code == 0
   assert "--num_replicas was 2 and is now 4." in output
@@ -126,9 +115,13 @@ def test_the_replicas_share_the_batch_of_one_device(tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
   for ours, theirs in zip(deterministic_rows(two), deterministic_rows(one), strict=True):
     assert ours == pytest.approx(theirs, rel=1e-4)
-  assert ended(start(apart, *few, *MIRRORED))[0][0] == 0
-  losses = [[row["loss"] for row in deterministic_rows(each)] for each in (apart, one)]
-  assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_replicas_that_are_not_synchronized_have_batch_statistics_of_their_own(by_workers, trained_once):
+  one = trained_once({**ONE_DEVICE, "max_steps": STEPS, "log_frequency": 100})
+  apart, together = ([row["loss"] for row in deterministic_rows(each)] for each in (by_workers[0], one))
+  assert len(apart) == len(together)
+  assert apart != pytest.approx(together, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -145,26 +138,20 @@ def test_a_stage_goes_on_compiled_by_xla_and_on_one_device(tmp_path):
   assert [row["step"] for row in deterministic_rows(compiled)] == list(range(0, 31, 5))
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_where_a_worker_dies_the_other_says_so_and_all_resume(by_workers, tmp_path, victim):
-  train_dir = tmp_path / "run"
-  processes = start_workers(train_dir)
-  wait_for_line(processes[0], ": step 200,")
-  processes[victim].kill()
-  ends = ended(*processes)
-  code, _, errors = ends[1 - victim]
-  assert code == 1
-  assert "Traceback" not in errors
-  assert errors.splitlines()[-1].startswith("cifar10-train: another worker has gone, or ")
-  assert [code for code, _, _ in ended(*start_workers(train_dir))] == [0, 0]
-  assert_same(train_dir, by_workers[0])
-
-
 @pytest.mark.usefixtures("default_signals")
-def test_a_signal_to_one_worker_saves_and_ends_all(by_workers, tmp_path):
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_where_a_worker_dies_or_gets_a_signal_the_other_says_so_and_all_resume(by_workers, tmp_path, victim):
   train_dir = tmp_path / "run"
   processes = start_workers(train_dir)
   wait_for_line(processes[0], ": step 100,")
+  processes[victim].kill()
+  code, _, errors = ended(*processes)[1 - victim]
+  assert code == 1
+  assert "Traceback" not in errors
+  assert errors.splitlines()[-1].startswith("cifar10-train: another worker has gone, or ")
+
+  processes = start_workers(train_dir)
+  wait_for_line(processes[0], ": step ")
   processes[1].send_signal(signal.SIGTERM)
   (code, _, errors), (other_code, _, other_errors) = ended(*processes)
   assert code == other_code == 128 + signal.SIGTERM
@@ -173,7 +160,9 @@ def test_a_signal_to_one_worker_saves_and_ends_all(by_workers, tmp_path):
     errors.splitlines()[-1] == f"cifar10-train: SIGTERM: step {step} is saved in {train_dir}_0; run again to go on."
   )
   assert "the chief has saved" in other_errors
+
   ends = ended(*start_workers(train_dir))
+  assert [code for code, _, _ in ends] == [0, 0]
   assert f"resumed at step {step}." in ends[0][1]
   assert_same(train_dir, by_workers[0])
 
