@@ -14,10 +14,10 @@ class SparsityLogger(keras.callbacks.Callback):
   `fit`'s list write: put it before `TensorBoard` or `CSVLogger`.
 
   Args:
-    penalties: dict from the path of a gamma variable to its penalty, as `penalties(model)` gives it.
+    penalties: dict from the key of a gamma variable to its penalty, as `penalties(model)` gives it.
 
   Raises:
-    ValueError: when the training begins, if a path is none of the model's.
+    ValueError: when the training begins, if a key is none of the model's.
 
   >>> import keras
   >>> from keras import layers

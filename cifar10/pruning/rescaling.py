@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.keys import variables_of
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import to_float64
 
@@ -24,7 +25,7 @@ def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -
 
   Args:
     model: a functional or Sequential Keras model.
-    penalties: paths of the gammas to scale; the dict will do that `penalties(model)` gives.
+    penalties: keys of the gammas to scale; the dict will do that `penalties(model)` gives.
     alpha: what to multiply gammas by, a finite number above 0; the paper uses 0.001 to 1.
 
   Raises:
@@ -48,14 +49,15 @@ def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -
   if not 0 < alpha < float("inf"):
     raise ValueError(f"alpha is {alpha}; it is a finite number above 0")
   graph = ChannelGraph(model)
+  named = {id(variable): key for key, variable in variables_of(model, penalties).items()}
   scaled = {
     id(call.operation): call.operation
     for call in graph.calls
-    if isinstance(call.rule, BatchNorm) and call.operation.scale and call.operation.gamma.path in penalties
+    if isinstance(call.rule, BatchNorm) and call.operation.scale and id(call.operation.gamma) in named
   }
-  missing = set(penalties) - {layer.gamma.path for layer in scaled.values()}
-  if missing or not penalties:
-    raise ValueError(f"penalties names {sorted(missing) or 'no gamma'}; it needs paths of gammas of {model.name}")
+  other = set(named) - {id(layer.gamma) for layer in scaled.values()}
+  if other:
+    raise ValueError(f"penalties names {sorted(named[each] for each in other)}, which are no gammas of {model.name}")
   readers = _factors_of_readers(graph, scaled, alpha)
   for layer in scaled.values():
     for variable in (layer.gamma, layer.beta) if layer.center else (layer.gamma,):

@@ -1,6 +1,5 @@
 """Penalties of gammas, and the two figures that the training reports: group lasso and fake sparsity."""
 
-import collections
 import math
 from collections.abc import Mapping
 
@@ -8,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.keys import MARK, gamma_keys, variables_of
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Input
 
@@ -32,11 +32,12 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
       without a fixed size needs it given, and counts as a square of that many pixels.
 
   Returns:
-    A dict from the path of the gamma variable, like "g0b0c0_bn/gamma", to its penalty, a float above 0.
+    A dict from the key of the gamma variable to its penalty, a float above 0. The key is the variable's path, like
+    "g0b0c0_bn/gamma": the name of its layer and "gamma", as the model has them however it was saved and loaded. Where
+    layers in nested models share a name, those of the models come first: "left/bn/gamma", "right/bn/gamma".
 
   Raises:
-    ValueError: `model` is not functional, two gammas have one path, or `num_pixels` is needed and not given, or is
-      not positive.
+    ValueError: `model` is not functional, or `num_pixels` is needed and not given, or is not positive.
 
   >>> import keras
   >>> from keras import layers
@@ -54,17 +55,18 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
-  gates = [
-    calls
-    for calls in graph.calls_by_operation()
-    if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale and calls[0].operation.gamma.trainable
+  scaling = [
+    calls for calls in graph.calls_by_operation() if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale
   ]
-  paths = [calls[0].operation.gamma.path for calls in gates]
-  repeated = [path for path, count in collections.Counter(paths).items() if count > 1]
-  if repeated:
-    raise ValueError(f"two gammas have the path {repeated[0]}; give their layers different names")
-  by_path = {path: _penalty(graph, calls, num_pixels) for path, calls in zip(paths, gates)}
-  return {path: penalty for path, penalty in by_path.items() if penalty is not None}
+  keys = gamma_keys([calls[0].name for calls in scaling])
+  found = {}
+  for calls in scaling:
+    gamma, key = calls[0].operation.gamma, keys[calls[0].name]
+    setattr(gamma, MARK, key)
+    penalty = _penalty(graph, calls, num_pixels) if gamma.trainable else None
+    if penalty is not None:
+      found[key] = penalty
+  return found
 
 
 def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor:
@@ -72,10 +74,10 @@ def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor
 
   Args:
     model: a Keras model.
-    penalties: dict from the paths of its gammas to penalties, as `penalties(model)` gives it.
+    penalties: dict from the keys of its gammas to penalties, as `penalties(model)` gives it.
 
   Raises:
-    ValueError: a path is none of the model's, or there is none.
+    ValueError: a key is none of the model's, or there is none.
 
   >>> import keras
   >>> from keras import layers
@@ -118,11 +120,8 @@ def fake_sparsity(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tens
 
 
 def _gated(model, penalties):
-  gammas = {variable.path: variable for variable in model.variables}
-  missing = sorted(set(penalties) - set(gammas))
-  if missing or not penalties:
-    raise ValueError(f"penalties names {missing or 'no gamma'}; it needs paths of this model's gammas")
-  return [(tf.convert_to_tensor(gammas[path]), penalty) for path, penalty in penalties.items()]
+  gammas = variables_of(model, penalties)
+  return [(tf.convert_to_tensor(gammas[key]), penalty) for key, penalty in penalties.items()]
 
 
 def _num_pixels(graph):

@@ -210,3 +210,187 @@ def test_a_path_that_no_variable_bears_is_an_error_every_time():
     with pytest.raises(ValueError, match="lost/gamma"):
       optimizer.apply([tf.zeros(3)], variables)
   np.testing.assert_array_equal(variables[0], np.ones(3))
+
+
+# Arguments of SGD, and what may change while training goes on.
+
+
+def test_averages_of_gammas_at_0_are_0():
+  gammas = Gammas()
+  optimizer = ProximalSGD(0.1, l1_penalty=0.5, penalties=gammas.penalties, use_ema=True, ema_momentum=0.9)
+  gammas.apply(optimizer, True)
+  before = [variable.numpy() for variable in gammas.variables]
+  optimizer.finalize_variable_values(gammas.variables)
+  assert 0 < (before[0] == 0).sum() < 8
+  for variable, value in zip(gammas.variables, before):
+    np.testing.assert_array_equal(variable.numpy() == 0, value == 0)
+    assert (variable.numpy() != value).any()
+
+
+@pytest.mark.parametrize("frequency", [1, 2])
+def test_averages_that_take_the_place_of_weights_leave_gammas_at_0(frequency):
+  gammas = Gammas()
+  arguments = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": frequency}
+  gammas.apply(ProximalSGD(0.1, l1_penalty=1.5, penalties=gammas.penalties, **arguments), True)
+  a, free, _ = (variable.numpy() for variable in gammas.variables)
+  assert (a == 0).any()
+  assert not (free == 0).any()
+
+
+def test_without_penalty_averages_are_those_of_sgd():
+  ours, theirs = Gammas(), Gammas()
+  for gammas in (ours, theirs):
+    gammas.variables[0].assign(np.zeros(8))
+  optimizer = ProximalSGD(0.1, 0.0, ours.penalties, use_ema=True)
+  other = keras.optimizers.SGD(0.1, use_ema=True)
+  ours.apply(optimizer)
+  theirs.apply(other)
+  for one, another in zip(optimizer.variables, other.variables, strict=True):
+    np.testing.assert_array_equal(one, another)
+
+
+def test_accumulated_gradients_are_one_step_with_one_threshold():
+  ours, theirs = Gammas(), Gammas()
+  ours.gradients = [[g / 2 for g in each] for each in ours.gradients for _ in range(2)]
+  ours.apply(ProximalSGD(0.1, 1.5, ours.penalties, gradient_accumulation_steps=2), True)
+  theirs.gradients = [[g / 2 for g in each] for each in theirs.gradients]
+  theirs.apply(ProximalSGD(0.1, 1.5, theirs.penalties), True)
+  for one, another in zip(ours.variables, theirs.variables):
+    np.testing.assert_allclose(one, another, rtol=1e-6)
+  assert (ours.variables[0].numpy() == 0).any()
+
+
+def test_both_schedules_count_the_same_steps():
+  seen = {"rate": [], "penalty": []}
+
+  class Noted(keras.optimizers.schedules.LearningRateSchedule):
+    """It notes the steps that it is asked for."""
+
+    def __init__(self, name):
+      self.name = name
+
+    def __call__(self, step):
+      seen[self.name].append(int(step))
+      return 0.01
+
+  gammas = Gammas()
+  optimizer = ProximalSGD(Noted("rate"), Noted("penalty"), gammas.penalties, gradient_accumulation_steps=2)
+  gammas.apply(optimizer)
+  assert set(seen["rate"]) == set(seen["penalty"]) == {1, 3}
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [{"clipnorm": 0.5}, {"clipvalue": 0.1}, {"global_clipnorm": 0.5}, {"weight_decay": 0.1}, {"loss_scale_factor": 4.0}],
+  ids=str,
+)
+def test_other_arguments_act_before_the_threshold(arguments):
+  """A step is that of SGD with the same arguments, and a threshold."""
+  gammas, plain = Gammas(), Gammas()
+  optimizer, sgd = ProximalSGD(0.1, 1.5, gammas.penalties, **arguments), keras.optimizers.SGD(0.1, **arguments)
+  for gradients in gammas.gradients:
+    for one, another in zip(plain.variables, gammas.variables):
+      one.assign(another)
+    optimizer.apply([tf.constant(g, tf.float32) for g in gradients], gammas.variables)
+    sgd.apply([tf.constant(g, tf.float32) for g in gradients], plain.variables)
+    for one, another in zip(gammas.variables, plain.variables):
+      threshold = 0.1 * 1.5 * gammas.penalties.get(one.path, 0)
+      np.testing.assert_allclose(one, soft_threshold(another.numpy(), np.float32(threshold)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_l1_penalty_that_is_set_counts_at_once(compiled):
+  variable = keras.Variable(np.ones(1, "float32"), name="a")
+  optimizer = ProximalSGD(0.5, l1_penalty=0.0, penalties={"a": 1.0})
+  optimizer.build([variable])
+  step = tf.function(lambda: optimizer.apply([tf.zeros(1)], [variable])) if compiled else None
+  for value, expected in ((0.0, 1.0), (0.5, 0.75), (1, 0.25), (0.0, 0.25)):
+    optimizer.l1_penalty = value
+    assert (optimizer.l1_penalty, float(optimizer.current_l1_penalty())) == (value, value)
+    step() if compiled else optimizer.apply([tf.zeros(1)], [variable])
+    np.testing.assert_allclose(variable, [expected])
+  assert optimizer.get_config()["l1_penalty"] == 0.0
+  for bad in (-1.0, float("nan"), None):
+    with pytest.raises(ValueError, match=f"l1_penalty is {bad}"):
+      optimizer.l1_penalty = bad
+  with pytest.raises(
+    ValueError, match="l1_penalty cannot be set from 0.0 to.*compile the model with a new ProximalSGD"
+  ):
+    optimizer.l1_penalty = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+
+
+def test_an_l1_penalty_that_a_callback_sets_counts_from_the_next_step():
+  model, gammas = small_model(), []
+  optimizer = ProximalSGD(0.01, l1_penalty=0.0, penalties=penalties(model))
+  model.compile(optimizer, "mse")
+  before = [variable.path for variable in optimizer.variables]
+
+  def begin(epoch, logs):
+    gammas.append(model.get_layer("a_bn").gamma.numpy())
+    optimizer.l1_penalty = 20.0 * epoch
+
+  callback = keras.callbacks.LambdaCallback(on_epoch_begin=begin)
+  model.fit(np.ones((8, 6, 6, 2)), np.ones((8, 3)), epochs=3, callbacks=[callback], verbose=0)
+  gammas.append(model.get_layer("a_bn").gamma.numpy())
+  assert abs(gammas[0] - gammas[1]).max() < 0.1
+  assert (gammas[1] - gammas[2]).min() > 0.2
+  assert not any("l1_penalty" in path for path in [*before, *(variable.path for variable in optimizer.variables)])
+
+
+def test_a_schedule_cannot_be_set_to_a_number():
+  optimizer = ProximalSGD(0.1, keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5), {"a": 1.0})
+  with pytest.raises(ValueError, match="l1_penalty cannot be set from .*ExponentialDecay.* to 0.5"):
+    optimizer.l1_penalty = 0.5
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("momentum", 0.5),
+    ("nesterov", True),
+    ("weight_decay", 0.1),
+    ("clipnorm", 1.0),
+    ("clipvalue", 1.0),
+    ("global_clipnorm", 1.0),
+    ("use_ema", True),
+    ("ema_momentum", 0.5),
+    ("ema_overwrite_frequency", 3),
+    ("loss_scale_factor", 2.0),
+    ("gradient_accumulation_steps", 2),
+    ("penalties", {"a": 2.0}),
+  ],
+)
+def test_what_compiled_steps_keep_cannot_be_set_once_they_are(name, value):
+  optimizer = ProximalSGD(0.1, 0.5, {"a": 1.0})
+  setattr(optimizer, name, value)
+  optimizer = ProximalSGD(0.1, 0.5, {"a": 1.0})
+  optimizer.build([keras.Variable(np.ones(2, "float32"), name="a")])
+  setattr(optimizer, name, getattr(optimizer, name))
+  with pytest.raises(ValueError, match=f"{name} cannot be set to .* once the optimizer is built.*compile the model"):
+    setattr(optimizer, name, value)
+
+
+def test_penalties_cannot_be_edited_in_place():
+  optimizer = ProximalSGD(0.1, 0.5, {"a": 1.0})
+  with pytest.raises(TypeError, match="does not support item assignment"):
+    optimizer.penalties["a"] = 2.0
+
+
+def test_two_keys_of_one_variable_are_refused():
+  variable = keras.Variable(np.ones(2, "float32"), name="a")
+  with pytest.raises(ValueError, match=r"one variable twice: \['a', 'model/a'\]"):
+    ProximalSGD(0.1, 0.5, {"a": 1.0, "model/a": 1.0}).build([variable])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer])
+def test_compiled_by_xla_and_with_scaled_losses(wrap, jit_compile):
+  model, plain = small_model(), small_model()
+  plain.set_weights(model.get_weights())
+  for each, optimizer in ((model, wrap(ProximalSGD(0.01, 5.0, penalties(model)))), (plain, keras.optimizers.SGD(0.01))):
+    each.compile(optimizer, "mse", jit_compile=jit_compile and each is model)
+    each.fit(np.ones((8, 6, 6, 2)), np.ones((8, 3)), batch_size=8, verbose=0)
+  threshold = 0.01 * 5.0 * penalties(model)["a_bn/gamma"]
+  expected = soft_threshold(plain.get_layer("a_bn").gamma.numpy(), np.float32(threshold))
+  np.testing.assert_allclose(model.get_layer("a_bn").gamma, expected, rtol=1e-4)
+  assert (model.get_layer("a_bn").gamma.numpy() < 0.99).all()

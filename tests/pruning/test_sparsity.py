@@ -191,15 +191,19 @@ def test_a_frozen_gamma_is_not_gated():
   assert list(penalties(model)) == ["b_bn/gamma"]
 
 
-def test_two_gammas_of_one_path_are_refused():
+def test_gammas_of_one_path_go_by_the_names_of_their_models():
   images = image()
   branches = []
   for name in ("left", "right"):
     inner_input = image()
     branches.append(keras.Model(inner_input, conv_bn(inner_input, "a", 4), name=name)(images))
+  penalty = (8 * 8 + 3 * 3 * 3 + 2) / 64
   model = keras.Model(images, [layers.Conv2D(2, 1)(branches[0]), branches[1]])
-  with pytest.raises(ValueError, match="two gammas have the path a_bn/gamma"):
-    penalties(model)
+  assert penalties(model) == {"left/a_bn/gamma": penalty}
+  model = keras.Model(images, [layers.Conv2D(2, 1)(branch) for branch in branches])
+  assert penalties(model) == {"left/a_bn/gamma": penalty, "right/a_bn/gamma": penalty}
+  model.get_layer("left").get_layer("a_bn").gamma.assign([2, 2, 2, 2])
+  assert float(group_lasso(model, {"left/a_bn/gamma": 1.0, "right/a_bn/gamma": 10.0})) == 8 + 40
 
 
 def test_several_inputs_need_num_pixels():
