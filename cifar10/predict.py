@@ -40,7 +40,7 @@ def predict(config: PredictConfig):
     classes = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, top.values.numpy()))
     print(f"{path}: {classes}".encode(errors="backslashreplace").decode(), flush=True)
   if complaints:
-    raise UserError("\n".join(complaints))
+    raise UserError(*complaints)
 
 
 def read_image(path):

@@ -20,6 +20,10 @@
 | images that are devices, pipes, or have too many bytes or pixels | 13 (`test_image_size.py`) | one sentence |
 | TF_CONFIG of other values, with ports or names that cannot be | 39 (`test_tf_config.py`) | one sentence |
 | workers that do not come | once (`test_tf_config.py`) | each minute a line names them |
+| networks of the right shapes with a strange inside | 14 (`test_strange_networks.py`) | one sentence, or used |
+| `--help` for a reader who stops, or a full device; no stderr | 11 (`test_outputs.py`) | no traceback |
+| values and paths with line breaks and escapes | 21 (`test_outputs.py`) | a message of one line |
+| `--data_dir` in the home of an unknown user | once | one sentence |
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |

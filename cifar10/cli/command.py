@@ -1,5 +1,6 @@
 """What the commands share: flags of the settings that a config declares, parsing, and errors as one sentence."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -25,7 +26,8 @@ def main(config_class, usage, function, argv=None):
     argv: the command line, the program's name first; by default the process's own.
   """
   argv = sys.argv if argv is None else argv
-  return run(argv[0], function, config_class(**parse(config_class, usage, argv)))
+  code = run(argv[0], function, config_class(**parse(config_class, usage, argv)))
+  return _written(argv[0], "", code)
 
 
 def flag_values(config_class):
@@ -48,12 +50,11 @@ def parse(config_class, usage, argv):
   values.set_gnu_getopt(bool(positional))  # Flags may stand behind such arguments too.
   program = os.path.basename(argv[0])
   if any(argument in HELP for argument in argv[1:]):
-    print(f"{usage}\n{values.get_help(include_special_flags=False)}")
-    sys.exit(0)
+    sys.exit(_written(program, f"{usage}\n{values.get_help(include_special_flags=False)}\n", 0))
   try:
     arguments = values(argv)[1:]
   except flags.Error as error:
-    sys.exit(_complain(program, f"{error}; {program} --help lists the flags", BAD_FLAGS))
+    sys.exit(_complain(program, f"{_one_line(error)}; {program} --help lists the flags", BAD_FLAGS))
   if arguments and not positional:
     sys.exit(_complain(program, f"stray argument {arguments[0]!r}; {program} --help lists the flags", BAD_FLAGS))
   if positional and not arguments:
@@ -69,11 +70,11 @@ def run(program, function, config):
   try:
     function(config)
   except UserError as error:
-    return _complain(program, error, BAD_INPUT)
+    return _complain(program, "\n".join(map(_one_line, error.args)), BAD_INPUT)
   except Interrupted as interrupted:
-    return _complain(program, interrupted, 128 + interrupted.signum)
+    return _complain(program, _one_line(interrupted), 128 + interrupted.signum)
   except OSError as error:
-    return _complain(program, f"{error}.", BAD_INPUT)
+    return _complain(program, _one_line(f"{error}."), BAD_INPUT)
   except Exception as error:
     if "tensorflow" in sys.modules and isinstance(error, sys.modules["tensorflow"].errors.OpError):
       return _complain(program, f"{first_line(error)}.", BAD_INPUT)
@@ -138,7 +139,26 @@ def _listed(text):
   return tuple(dict.fromkeys(text.split(",")))
 
 
+def _one_line(text):
+  """The text with escapes in the place of line breaks and all else that a console does not print."""
+  return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
 def _complain(program, message, code):
   printable = f"{os.path.basename(program)}: {message}".encode(errors="backslashreplace").decode()
-  print(printable, file=sys.stderr)
+  with contextlib.suppress(OSError):  # Where stderr is gone, the exit code is left.
+    print(printable, file=sys.stderr, flush=True)
+  return code
+
+
+def _written(program, text, code):
+  """The exit code once all output and a last text are written; where stdout does not take it, that is said."""
+  try:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  except OSError as error:
+    # What is left in the buffer would fail again as Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+      return _complain(program, f"stdout cannot be written ({error.strerror}).", code or BAD_INPUT)
   return code

@@ -21,7 +21,10 @@ def _resolve(data_dir):
     import tensorflow_datasets as tfds
 
     data_dir = tfds.core.constants.DATA_DIR
-  data_dir = pathlib.Path(data_dir).expanduser()
+  try:
+    data_dir = pathlib.Path(data_dir).expanduser()
+  except RuntimeError as error:
+    raise UserError(f"data_dir {data_dir} names the home of a user who is not known; give the whole path.") from error
   if data_dir.exists() and not data_dir.is_dir():
     raise UserError(f"data_dir {data_dir} is not a directory; give the directory of the data.")
   return data_dir

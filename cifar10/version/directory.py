@@ -25,6 +25,7 @@ from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints, evaluations, exports, files, metrics
 from cifar10.version.network import MODEL_FILE, checksum, members
 from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
+from cifar10.version.trial import try_out
 
 
 class Loaded(NamedTuple):
@@ -99,6 +100,7 @@ class Version:
       with members(self.model_path):
         model = keras.models.load_model(self.model_path, compile=False)
       shapes = (model.input_shape, model.output_shape)
+      types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in (*model.inputs, *model.outputs)]
     except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
       raise UserError(
         f"{self.model_path} cannot be loaded ({first_line(error)}); remove it, and train the version before it again "
@@ -109,6 +111,18 @@ class Version:
         f"{self.model_path} holds a network {model.name!r} of shapes {shapes}; expected one of {', '.join(MODELS)}, "
         f"from images {IMAGE_SHAPE} to {NUM_CLASSES} logits."
       )
+    if set(types) != {"float32"}:
+      raise UserError(
+        f"{self.model_path} holds a network from {types[0]} to {types[-1]}; expected float32: remove it, and train the "
+        "version before it again to write it anew."
+      )
+    try:
+      try_out(model)
+    except Exception as error:  # Whatever layers of any kind raise.
+      raise UserError(
+        f"{self.model_path} holds a network that cannot be trained, evaluated and squeezed ({first_line(error)}); "
+        "remove it, and train the version before it again to write it anew."
+      ) from error
     return model
 
   def load(self, iteration=-1):

@@ -122,10 +122,10 @@ def test_a_stage_that_goes_on_leaves_all_but_the_network_in_the_next_version(con
   assert len(after["evaluations.jsonl"].splitlines()) == 2
   assert (following.path / "export").is_dir()
   assert read_evaluations(following.path) == ([], 0)
-  assert newest_evaluation(following.path, 1) is None
+  assert newest_evaluation(following.train_dir, 1) is None
   assert read_exports(following.path) == []
   evaluate(eval_config)
-  assert newest_evaluation(following.path, 1)["checkpoint_iter"] == 0
+  assert newest_evaluation(following.train_dir, 1)["checkpoint_iter"] == 0
   train(change(config, max_steps=40, overwrite=True))
   assert list(contents(following.path)) == ["model.keras"]
 
@@ -140,9 +140,9 @@ def test_the_records_of_a_network_count_again_when_it_is_written_again(config, e
   evaluate(eval_config)
   train(change(config, checkpoint_version=1, squeeze_model=False))
   following.model_path.unlink()
-  assert newest_evaluation(following.path, 1) is not None
+  assert newest_evaluation(following.train_dir, 1) is not None
   train(config)
-  assert newest_evaluation(following.path, 1) is not None
+  assert newest_evaluation(following.train_dir, 1) is not None
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

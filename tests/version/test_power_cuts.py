@@ -199,7 +199,7 @@ def test_unreadable_checkpoints_stay_until_a_new_one_is_saved_and_then_go(tmp_pa
   assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_checkpoints_of_another_network_do_not_make_a_stage_start_again(tmp_path, state, build_network):
+def test_checkpoints_of_another_network_do_not_make_a_stage_start_again(tmp_path, state):
   checkpoints.save(tmp_path, TrainingState(MODELS["cnn4"]()), 10)
   with pytest.raises(UserError, match="model.ckpt-10 cannot be read .* belongs to another network"):
     checkpoints.restore_newest(tmp_path, state)
@@ -208,7 +208,7 @@ def test_checkpoints_of_another_network_do_not_make_a_stage_start_again(tmp_path
 KILLED_AT_THE_FIRST_INDEX = """
 import os, signal, sys
 import tensorflow as tf
-from conftest import build_tiny_network
+from helpers import build_tiny_network
 from cifar10.models import MODELS
 MODELS["cnn4"] = build_tiny_network
 write = tf.train.Checkpoint.write
