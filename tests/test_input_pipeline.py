@@ -333,28 +333,30 @@ def test_synthetic_classes_are_balanced(synthetic):
     np.testing.assert_array_equal(np.bincount(examples.labels), [per_class] * 10)
 
 
-def ridge_accuracy(features, synthetic, ridge):
-  """Accuracy on the test images of a linear classifier fitted to 5000 training images."""
+def ridge_accuracies(features, synthetic, ridges):
+  """Accuracies on the test images of linear classifiers fitted to 5000 training images, one for each ridge."""
   (x, y), (x_test, y_test) = ((features(e.images[:5000]), e.labels[:5000]) for e in synthetic)
   x, x_test = (np.pad(a, [(0, 0), (0, 1)], constant_values=1) for a in (x, x_test))
   one_hot = np.eye(10, dtype=np.float32)[y]
-  weights = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1], dtype=np.float32), x.T @ one_hot)
-  return np.mean(np.argmax(x_test @ weights, 1) == y_test)
+  products, sums = x.T @ x, x.T @ one_hot
+  for ridge in ridges:
+    weights = np.linalg.solve(products + ridge * np.eye(x.shape[1], dtype=np.float32), sums)
+    yield np.mean(np.argmax(x_test @ weights, 1) == y_test)
 
 
 def test_synthetic_is_not_told_by_mean_colour(synthetic):
   def mean_colour(images):
     return images.mean((1, 2), dtype=np.float32) / 255
 
-  assert ridge_accuracy(mean_colour, synthetic, 1e-3) < 0.15
+  (accuracy,) = ridge_accuracies(mean_colour, synthetic, [1e-3])
+  assert accuracy < 0.15
 
 
-@pytest.mark.parametrize("ridge", [1, 100, 1000, 10000])
-def test_synthetic_is_not_told_by_a_linear_model(synthetic, ridge):
+def test_synthetic_is_not_told_by_a_linear_model(synthetic):
   def pixels(images):
     return images.reshape(len(images), -1) / np.float32(255) - np.float32(0.5)
 
-  assert ridge_accuracy(pixels, synthetic, ridge) < 0.45
+  assert max(ridge_accuracies(pixels, synthetic, [1, 100, 1000, 10000])) < 0.45
 
 
 def test_synthetic_is_told_by_structure(synthetic):

@@ -11,8 +11,11 @@ from cifar10.version import files
 KEPT_CHECKPOINTS = 5
 # What TensorFlow raises where a checkpoint is whole but of another network, or for want of memory or rights.
 _NOT_DAMAGE = (
-  *(ValueError, AssertionError, MemoryError),
-  *(tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError),
+  ValueError,
+  AssertionError,
+  MemoryError,
+  tf.errors.ResourceExhaustedError,
+  tf.errors.PermissionDeniedError,
 )
 
 

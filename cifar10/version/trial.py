@@ -10,8 +10,14 @@ from cifar10.pruning import ProximalSGD, fold_batch_norms, multiply_adds, penalt
 
 # The layers of `models.MODELS`, which squeezing keeps.
 _USUAL = (
-  *(layers.InputLayer, layers.Conv2D, layers.BatchNormalization, layers.ReLU, layers.Add, layers.Flatten),
-  *(layers.AveragePooling2D, layers.MaxPooling2D),
+  layers.InputLayer,
+  layers.Conv2D,
+  layers.BatchNormalization,
+  layers.ReLU,
+  layers.Add,
+  layers.Flatten,
+  layers.AveragePooling2D,
+  layers.MaxPooling2D,
 )
 
 

@@ -84,18 +84,25 @@ def test_a_row_cut_short_by_a_crash_is_dropped(tmp_path):
   assert [row["step"] for row in read_metrics(tmp_path)] == [0]
 
 
-def test_gammas_are_recorded_at_few_steps(tmp_path):
-  record(tmp_path, range(0, 100000, 100), max_steps=100000, log_frequency=100)
+@pytest.fixture
+def gamma_steps(monkeypatch):
+  """A tenth of the steps at which gammas are recorded."""
+  monkeypatch.setattr("cifar10.metrics.GAMMA_STEPS", GAMMA_STEPS // 10)
+  return GAMMA_STEPS // 10
+
+
+def test_gammas_are_recorded_at_few_steps(tmp_path, gamma_steps):
+  record(tmp_path, range(0, 10000, 100), max_steps=10000, log_frequency=100)
   steps = list(read_gammas(tmp_path))
-  assert len(steps) == GAMMA_STEPS
+  assert len(steps) == gamma_steps
   assert set(np.diff(steps)) == {500}
 
 
-def test_gammas_stay_few_when_the_stage_is_made_longer(tmp_path):
-  record(tmp_path, range(0, 2000, 10), max_steps=2000)
-  record(tmp_path, range(2000, 20000, 10), start=2000, max_steps=20000)
+def test_gammas_stay_few_when_the_stage_is_made_longer(tmp_path, gamma_steps):
+  record(tmp_path, range(0, 200, 10), max_steps=200)
+  record(tmp_path, range(200, 2000, 10), start=200, max_steps=2000)
   steps = list(read_gammas(tmp_path))
-  assert len(steps) == GAMMA_STEPS
+  assert len(steps) == gamma_steps
   assert set(np.diff(steps)) == {100}
   np.testing.assert_array_equal(read_gammas(tmp_path)[100]["conv_bn/gamma"], [100, 1])
 
