@@ -143,9 +143,12 @@ def unbuilt(layer):
 
 @contextlib.contextmanager
 def left_alone(model):
-  """Puts back what calls change in a model in inference: losses that its layers note, and what counts or draws."""
-  losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers_in(model)]
-  values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in model.non_trainable_variables]
+  """Puts back what calls change in a model in inference: losses that its layers note, states, what counts or draws."""
+  layers = layers_in(model)
+  losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers]
+  trained = {id(variable) for variable in model.trainable_variables}
+  held = [*model.non_trainable_variables, *(each for layer in layers for each in _held(vars(layer).values()))]
+  values = [(each, keras.ops.convert_to_numpy(each)) for each in held if id(each) not in trained]
   try:
     yield
   finally:
@@ -153,6 +156,17 @@ def left_alone(model):
       layer._losses, layer._loss_ids = found, ids
     for variable, value in values:
       variable.assign(value)
+
+
+def _held(values):
+  """The variables among values, or in lists and dicts among them."""
+  for value in values:
+    if isinstance(value, list | tuple):
+      yield from _held(value)
+    elif isinstance(value, dict):
+      yield from _held(value.values())
+    elif hasattr(value, "assign") and hasattr(value, "shape"):
+      yield value
 
 
 def operation_of(tensor):

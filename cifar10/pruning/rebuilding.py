@@ -238,7 +238,7 @@ class _Rebuilding:
     made = standard
     if type(model) is not type(standard):
       try:
-        made = type(model)(**arguments, name=model.name)
+        made = type(model)(**arguments, **self._further_arguments(model, arguments), name=model.name)
       except Exception as error:
         kind, names = type(model).__name__, " and ".join(arguments)
         if not is_model(model):
@@ -257,6 +257,16 @@ class _Rebuilding:
         self._note(f"attribute {name} of model {model.name} is shared with the smaller one: {error}")
       setattr(made, name, value)
     return made
+
+  def _further_arguments(self, model, given):
+    """What else the constructor of a model asks for, as far as the model has attributes of these names."""
+    asked = [
+      parameter.name
+      for parameter in list(inspect.signature(type(model).__init__).parameters.values())[1:]
+      if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+      and parameter.default is parameter.empty
+    ]
+    return {name: self.copier.copy(vars(model)[name]) for name in asked if name not in given and name in vars(model)}
 
   def _note(self, sentence):
     logging.warning(sentence)

@@ -15,7 +15,7 @@ from collections.abc import Collection
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import Call, is_model, layers_in
+from cifar10.pruning.calls import Call
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.checking import first_difference, self_check
 from cifar10.pruning.costs import multiply_adds
@@ -228,7 +228,6 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
   if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
     raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
   graph = ChannelGraph(model, threshold, keep)
-  _refuse_sharing_with_walls(graph)
   decisions = _removable(graph, exact)
   lost = _lost_channels(graph, decisions)
   patterned = {
@@ -242,17 +241,6 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
     _choose_carriers(decisions, [channel for channel in waiting if channel in decisions.unfolded])
   _fill_widths(graph, decisions, multiple_of, min_channels)
   return graph, decisions
-
-
-def _refuse_sharing_with_walls(graph):
-  """A wall is copied with the layers in it, so none of these may stand elsewhere too."""
-  owners = {}
-  for calls in graph.calls_by_operation():
-    operation = calls[0].operation
-    for layer in [] if is_model(operation) else layers_in(operation):
-      other = owners.setdefault(id(layer), calls[0].name)
-      if other != calls[0].name:
-        raise ValueError(f"layers {other} and {calls[0].name} share {layer.name}, which squeeze cannot keep so")
 
 
 def _removable(graph, exact):

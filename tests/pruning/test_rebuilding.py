@@ -411,6 +411,22 @@ def test_the_class_of_the_model_stays_with_its_attributes(randomize, shut):
   assert (history["steps"], history["seen"]) == ([3.0], [1000.0])
 
 
+class Tempered(keras.Model):
+  """A functional model whose constructor asks for something more, and notes it."""
+
+  def __init__(self, inputs, outputs, temperature, **kwargs):
+    super().__init__(inputs, outputs, **kwargs)
+    self.temperature = temperature
+
+
+def test_what_a_constructor_asks_for_is_what_the_model_has_of_that_name(randomize, shut):
+  images = image()
+  model = randomize(Tempered(images, layers.Conv2D(2, 3)(conv_bn(images, "a", 6)), 4.0, name="net"))
+  shut(model, "a_bn", [1, 2], -1)
+  smaller, report = assert_squeezes(model)
+  assert (type(smaller), smaller.temperature, smaller.name, report.notes) == (Tempered, 4.0, "net", [])
+
+
 def test_a_class_whose_constructor_takes_something_else_is_said_to_be_lost(randomize, shut, caplog):
   model = randomize(Closed(6))
   shut(model, "a_bn", [1, 2], -1)
@@ -501,3 +517,18 @@ def test_variables_that_are_not_trained_stay_so(randomize, shut):
   smaller, _ = assert_squeezes(model)
   assert [v.trainable for v in smaller.variables] == [v.trainable for v in model.variables]
   assert [layer.trainable for layer in smaller.layers] == [layer.trainable for layer in model.layers]
+
+
+def test_states_of_stateful_layers_stay_where_they_are(randomize, shut):
+  rows = keras.Input(batch_shape=(2, 5, 4))
+  x = layers.LSTM(6, stateful=True, return_sequences=True, name="lstm")(rows)
+  x = layers.ReLU()(layers.BatchNormalization(name="a_bn")(layers.Dense(8, name="a")(x)))
+  model = randomize(keras.Model(rows, layers.Dense(2)(x)))
+  shut(model, "a_bn", [1, 2], -1)
+  model(np.ones((2, 5, 4)))
+  states = [variable.numpy() for variable in model.get_layer("lstm").non_trainable_variables]
+  smaller, report = squeeze(model)
+  assert report.check.difference < 1e-9
+  for each in (model, smaller):
+    for variable, state in zip(each.get_layer("lstm").non_trainable_variables, states, strict=True):
+      np.testing.assert_array_equal(variable, state)

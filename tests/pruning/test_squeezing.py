@@ -766,13 +766,17 @@ def test_a_nested_model_that_is_called_in_training_too(randomize, shut):
   assert_same_function(model, smaller)
 
 
-def test_layers_that_share_weights_with_a_wall_are_named():
+def test_layers_that_share_weights_with_a_wall_share_them_still(randomize, shut):
   images, row = image(), keras.Input((2, 8, 8, 3))
   conv = layers.Conv2D(4, 1, name="conv")
-  model = keras.Model([images, row], [conv(images), layers.TimeDistributed(conv, name="each")(row)])
-  for function in (squeeze, plan):
-    with pytest.raises(ValueError, match="layers (conv and each|each and conv) share conv"):
-      function(model)
+  x = layers.Conv2D(2, 1)(conv_bn(conv(images), "a", 6))
+  model = randomize(keras.Model([images, row], [x, layers.TimeDistributed(conv, name="each")(row)]))
+  shut(model, "a_bn", [0, 1], -1)
+  smaller, report = squeeze(model)
+  assert removed(report) == {"a": 2}
+  assert report.walls == ["conv", "each"]
+  assert smaller.get_layer("conv") is smaller.get_layer("each").layer is not conv
+  assert_same_function(model, smaller)
 
 
 def test_frozen_layers_within_a_wall_stay_frozen():
