@@ -3,6 +3,7 @@ import shutil
 import signal
 
 import hypothesis
+import keras
 import numpy as np
 import pytest
 from helpers import build_tiny_network, put_tiny_network_in_place, short_stage
@@ -14,7 +15,8 @@ from cifar10.training_state import TrainingState
 
 @pytest.fixture
 def tiny_network():
-  """What `build_tiny_network` builds."""
+  """What `build_tiny_network` builds, with the same weights each time."""
+  keras.utils.set_random_seed(0)
   return build_tiny_network()
 
 
@@ -95,8 +97,8 @@ def finished(after):
 
 @pytest.fixture
 def default_signals():
-  """SIGINT and SIGTERM act here and in child processes as in a terminal, even where pytest was told to ignore them."""
-  defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+  """SIGINT, SIGTERM and SIGHUP act here and in child processes as in a terminal, even where pytest was told to ignore them."""
+  defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
   before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
   yield
   for signum, handler in before.items():

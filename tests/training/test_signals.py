@@ -3,10 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from helpers import TRAIN_TINY
 
 from cifar10.training.signals import caught_signals, first_of
 from cifar10.version.directory import Version
@@ -49,12 +49,11 @@ def test_an_ignored_signal_stays_ignored(signum):
 
 def start(train_dir, *before):
   flags = ["--model=cnn4", "--dataset=synthetic", "--batch_size=8", "--seed=1", "--max_steps=100000"]
-  return subprocess.Popen(
-    [*before, sys.executable, "-m", "cifar10.cli.train", *flags, f"--train_dir={train_dir}"],
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
+  command = [*before, *TRAIN_TINY, *flags, f"--train_dir={train_dir}"]
+  return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_hangup_saves_and_ends(tmp_path):
   with start(tmp_path / "run") as process:
     try:
@@ -67,5 +66,6 @@ def test_a_hangup_saves_and_ends(tmp_path):
   (step,) = Version(tmp_path / "run", 0).checkpoint_steps()
   assert process.returncode == 128 + signal.SIGHUP
   assert (
-    error.splitlines()[-1] == f"train.py: SIGHUP: step {step} is saved in {tmp_path / 'run_0'}; run again to go on."
+    error.splitlines()[-1]
+    == f"cifar10-train: SIGHUP: step {step} is saved in {tmp_path / 'run_0'}; run again to go on."
   )
