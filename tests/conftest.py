@@ -97,7 +97,7 @@ def finished(after):
 
 @pytest.fixture
 def default_signals():
-  """SIGINT, SIGTERM and SIGHUP act here and in child processes as in a terminal, even where pytest was told to ignore them."""
+  """SIGINT, SIGTERM and SIGHUP act here and in child processes as in a terminal, though pytest may ignore them."""
   defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
   before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
   yield

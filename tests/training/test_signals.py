@@ -65,7 +65,5 @@ def test_a_hangup_saves_and_ends(tmp_path):
       process.kill()
   (step,) = Version(tmp_path / "run", 0).checkpoint_steps()
   assert process.returncode == 128 + signal.SIGHUP
-  assert (
-    error.splitlines()[-1]
-    == f"cifar10-train: SIGHUP: step {step} is saved in {tmp_path / 'run_0'}; run again to go on."
-  )
+  saved = f"step {step} is saved in {tmp_path / 'run_0'}"
+  assert error.splitlines()[-1] == f"cifar10-train: SIGHUP: {saved}; run again to go on."
