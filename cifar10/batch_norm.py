@@ -68,15 +68,15 @@ def _padded(values, padding):
   return tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, padding]]) if padding else values
 
 
-def fused(model, precision="float32", synchronized=False):
+def fused(model, dtype_policy="float32", synchronized=False):
   """Returns a copy of `model`, weights included, to train: its batch norms are fused.
 
   Args:
     model: a functional Keras model in float32.
-    precision: name of a `keras.dtype_policies.DTypePolicy` for its layers; variables stay float32.
+    dtype_policy: name of a `keras.dtype_policies.DTypePolicy` for its layers; variables stay float32.
     synchronized: whether batch norms take the statistics of a batch over all replicas.
   """
-  return _with_batch_norm(model, FusedBatchNormalization, precision, synchronized)
+  return _with_batch_norm(model, FusedBatchNormalization, dtype_policy, synchronized)
 
 
 def unfused(model):
@@ -84,11 +84,11 @@ def unfused(model):
   return _with_batch_norm(model, keras.layers.BatchNormalization, "float32", synchronized=False)
 
 
-def _with_batch_norm(model, batch_norm, precision, synchronized):
+def _with_batch_norm(model, batch_norm, dtype_policy, synchronized):
   def clone(layer):
     config = layer.get_config()
     if not isinstance(layer, keras.layers.InputLayer):
-      config["dtype"] = precision
+      config["dtype"] = dtype_policy
     if not isinstance(layer, keras.layers.BatchNormalization):
       return type(layer).from_config(config)
     return batch_norm.from_config({**config, "synchronized": synchronized})

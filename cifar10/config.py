@@ -1,91 +1,416 @@
-"""The settings of the commands, with their defaults; apart from the rest, so that --help needs no TensorFlow."""
+"""Every setting of the commands, declared once: its default, what it may be, its help, and how long it holds.
+
+A field of a config is a setting. `cli/command.py` makes the flags of them, `training/settling.py` learns which ones a
+stage fixes, `version/stage.py` checks what it reads, and `cli/flag_table.py` prints the table of the manual. TensorFlow
+is not needed here, so that --help answers at once.
+"""
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from cifar10.errors import UserError
+
+# The weight decay of each network, as in the paper's own program; `models.MODELS` builds them.
+WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
+NETWORKS = tuple(WEIGHT_DECAY)
+DATASETS = ("cifar10", "synthetic")
+FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
+
+FIXED = "fixed for the stage"
+MAY_CHANGE = "may change between runs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """What is declared of a setting, beside its default.
+
+  Each kind has `expected`, words for the values that it takes, and `admits(value)`, whether it takes one.
+
+  Attributes:
+    help: what it is, in a sentence or more.
+    scope: how long it holds: `FIXED`, what it was when the stage began; `MAY_CHANGE` from run to run of a stage, and a
+      line says so; or "", where it says which stage it is, or counts for the run alone.
+    workers_own: whether the workers of one run may have different values.
+    positional: whether it stands on the command line without a flag.
+  """
+
+  help: str
+  scope: str = ""
+  workers_own: bool = False
+  positional: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Number(Setting):
+  """A finite number from `low` (with `above`, greater than it) to `high`; with `whole`, an int, else a float."""
+
+  whole: bool = False
+  low: float = 0
+  above: bool = False
+  high: float = math.inf
+
+  @property
+  def expected(self):
+    expected = f"a {'whole ' * self.whole}number {'above' if self.above else 'from'} {self.low}"
+    return expected + (f" to {self.high}" if self.high < math.inf else "" if self.above else " up")
+
+  def admits(self, value):
+    of_type = isinstance(value, int if self.whole else (int, float)) and not isinstance(value, bool)
+    return of_type and self.low <= value <= self.high and value != math.inf and not (self.above and value == self.low)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Setting):
+  """One of `choices`."""
+
+  choices: tuple[str, ...]
+
+  @property
+  def expected(self):
+    return f"one of {', '.join(self.choices)}"
+
+  def admits(self, value):
+    return value in self.choices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices(Choice):
+  """A tuple of some of `choices`."""
+
+  @property
+  def expected(self):
+    return f"some of {', '.join(self.choices)}, separated by commas"
+
+  def admits(self, value):
+    return isinstance(value, tuple) and set(value) <= set(self.choices)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switch(Setting):
+  """True or False."""
+
+  expected = "true or false"
+
+  def admits(self, value):
+    return isinstance(value, bool)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path(Setting):
+  """The path of a directory, a text that can be one."""
+
+  expected = "the path of a directory, in UTF-8"
+
+  def admits(self, value):
+    return (
+      isinstance(value, str)
+      and value != ""
+      and "\0" not in value
+      and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paths(Path):
+  """A tuple of paths."""
+
+  def admits(self, value):
+    return isinstance(value, tuple) and all(map(super().admits, value))
+
+
+def _setting(default, declaration):
+  return dataclasses.field(default=default, metadata={"declaration": declaration})
+
+
+def number(default, help, **declared):
+  """A field whose declaration is a `Number`; the functions below are alike."""
+  return _setting(default, Number(help=help, **declared))
+
+
+def choice(default, choices, help, **declared):
+  return _setting(default, Choice(help=help, choices=tuple(choices), **declared))
+
+
+def choices(default, help, **declared):
+  return _setting(default, Choices(help=help, choices=default, **declared))
+
+
+def switch(default, help, **declared):
+  return _setting(default, Switch(help=help, **declared))
+
+
+def path(default, help, **declared):
+  return _setting(default, Path(help=help, **declared))
+
+
+def paths(default, help, **declared):
+  return _setting(default, Paths(help=help, **declared))
+
+
+def declarations(config):
+  """The declarations of a config, a class or an instance: dict from name to `Setting`, in the order of the fields."""
+  return {field.name: field.metadata["declaration"] for field in dataclasses.fields(config)}
+
+
+def names(config, scope):
+  """The settings of a config that hold so long: a tuple of names, in the order of the fields."""
+  return tuple(name for name, declaration in declarations(config).items() if declaration.scope == scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """A condition on several settings.
+
+  Attributes:
+    names: of the settings.
+    is_met: whether they go together, of a dict from name to value.
+    sentence: what they must be, for the user who gave others.
+  """
+
+  names: tuple[str, ...]
+  is_met: Callable[[dict[str, Any]], bool]
+  sentence: str
+
+
+def check(config):
+  """Raises a `UserError` unless all settings of a config have values that they take, and go together."""
+  for field in dataclasses.fields(config):
+    declared, value = field.metadata["declaration"], getattr(config, field.name)
+    if value != field.default and not declared.positional and not declared.admits(value):
+      raise UserError(f"--{field.name} is {value!r}; expected {declared.expected}.")
+  for rule in getattr(config, "RULES", ()):
+    if not rule.is_met({name: getattr(config, name) for name in rule.names}):
+      raise UserError(f"{rule.sentence}.")
+
+
+def dataset(help, **declared):
+  """A field for the data set; left open, it is the one that the chain was trained on."""
+  return choice(None, DATASETS, help, **declared)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The settings of one stage; `cifar10-train --help` says what each is."""
+  """The settings of one stage."""
 
-  checkpoint_version: int = 0
-  train_dir: str = "checkpoints/cifar10_train"
-  model: str | None = None
-  dataset: str = "cifar10"
-  data_dir: str | None = None
-  max_steps: int = 100000
-  l1_penalty: float = 0.005
-  learning_rate: float = 0.1
-  batch_size: int = 125
-  weight_decay: float | None = None
-  seed: int | None = None
-  precision: str | None = None
-  use_fp16: bool = False
-  distribution_strategy: str = "one_device"
-  num_replicas: int | None = None
-  sync_batch_norm: bool = False
-  jit_compile: bool | None = None
-  log_frequency: int = 100
-  save_interval_secs: float = 600
-  stop_at_plateau: bool = False
-  target_sparsity: float | None = None
-  penalty_doubling_steps: int = 5000
-  squeeze_model: bool = True
-  exact_squeeze: bool = True
-  round_channels_to: int = 1
-  recalibration_batches: int = 0
-  overwrite: bool = False
-  deterministic_ops: bool = False
-  log_device_placement: bool = False
+  checkpoint_version: int = number(0, "Version to train; it stands in <train_dir>_<version>.", whole=True, high=10**6)
+  train_dir: str = path("checkpoints/cifar10_train", "Directory of a version, without _<version>.", workers_own=True)
+  model: str | None = choice(
+    None,
+    NETWORKS,
+    f"Network to start version 0 with: {NETWORKS[0]} by default. Later versions know theirs.",
+    scope=FIXED,
+  )
+  dataset: str | None = dataset(
+    f"Data set of a new chain: {DATASETS[0]} by default; synthetic is built in and needs no files. Later versions know "
+    "theirs.",
+    scope=FIXED,
+  )
+  data_dir: str | None = path(
+    None,
+    "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
+    "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
+    scope=MAY_CHANGE,
+    workers_own=True,
+  )
+  max_steps: int = number(100000, "Steps of the whole stage.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
+  l1_penalty: float = number(
+    0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, scope=MAY_CHANGE
+  )
+  learning_rate: float = number(
+    0.1, "Learning rate; a tenth of it after every 350 epochs.", above=True, high=10**6, scope=MAY_CHANGE
+  )
+  batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, scope=FIXED)
+  weight_decay: float | None = number(
+    None,
+    f"Weight decay of kernels. By default {', '.join(f'{decay:g} for {name}' for name, decay in WEIGHT_DECAY.items())}"
+    ".",
+    high=10**6,
+    scope=FIXED,
+  )
+  seed: int | None = number(
+    None,
+    "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
+    whole=True,
+    high=2**31 - 1,
+    scope=FIXED,
+  )
+  precision: str | None = choice(
+    None,
+    ("float32", "mixed_bfloat16", "mixed_float16"),
+    "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
+    scope=FIXED,
+  )
+  use_fp16: bool = switch(
+    False, "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs."
+  )
+  distribution_strategy: str = choice(
+    "one_device",
+    ("one_device", "mirrored", "multi_worker"),
+    "one_device: the first GPU, else the CPU; mirrored: all GPUs of this host; multi_worker: the workers that "
+    "TF_CONFIG names. Replicas share a batch evenly.",
+    scope=MAY_CHANGE,
+  )
+  num_replicas: int | None = number(
+    None,
+    "For mirrored: how many GPUs, or, on a host without one, parts of its CPU. By default all GPUs.",
+    whole=True,
+    low=1,
+    high=1024,
+    scope=MAY_CHANGE,
+  )
+  sync_batch_norm: bool = switch(
+    False,
+    "Normalise with the statistics of the whole batch, not with those of each replica's part of it.",
+    scope=MAY_CHANGE,
+  )
+  jit_compile: bool | None = switch(
+    None,
+    "Have XLA compile the gradients. By default on a GPU; never with --sync_batch_norm on several replicas.",
+    scope=MAY_CHANGE,
+  )
+  log_frequency: int = number(100, "Steps between console lines.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
+  save_interval_secs: float = number(600.0, "Seconds between checkpoints.", above=True, high=10**9, scope=MAY_CHANGE)
+  stop_at_plateau: bool = switch(
+    False,
+    "End the stage once fake sparsity has plateaued: of the steps since the stage began or --l1_penalty last changed, "
+    "it was above 0.01 over the last two fifths, and its mean over the last is less than 0.01 above that over the one "
+    "before; each has at least 10 console lines.",
+    scope=MAY_CHANGE,
+  )
+  target_sparsity: float | None = number(
+    None,
+    "Double the penalty, from --l1_penalty, every --penalty_doubling_steps, smoothly, and end the stage at the first "
+    "console line whose fake sparsity is so much or more. By default the penalty stays as it is.",
+    above=True,
+    high=0.99,
+    scope=MAY_CHANGE,
+  )
+  penalty_doubling_steps: int = number(
+    5000, "See --target_sparsity.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE
+  )
+  squeeze_model: bool = switch(True, "At the end, squeeze and write the next version.", scope=MAY_CHANGE)
+  exact_squeeze: bool = switch(
+    True,
+    "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
+    "a channel more in layers whose dead channels have constants other than 0.",
+    scope=MAY_CHANGE,
+  )
+  round_channels_to: int = number(
+    1,
+    "Squeeze to widths that are multiples of this, where a layer had so many channels: dead ones fill up.",
+    whole=True,
+    low=1,
+    high=1024,
+    scope=MAY_CHANGE,
+  )
+  recalibration_batches: int = number(
+    0,
+    "After squeezing, recompute the moving statistics of batch norms on so many batches of distorted training "
+    "images; 0 leaves them as training made them, as the paper's own program does.",
+    whole=True,
+    high=10**6,
+    scope=MAY_CHANGE,
+  )
+  overwrite: bool = switch(False, "Replace the next version though it has training progress; clears its directory.")
+  deterministic_ops: bool = switch(
+    False,
+    "Use only operations that give the same result each time, for a GPU. On a CPU runs repeat without it; there it "
+    "rounds otherwise, and cost 6% of the time in one run.",
+    scope=MAY_CHANGE,
+  )
+  log_device_placement: bool = switch(False, "Log which device each operation runs on.", workers_own=True)
+
+  RULES: ClassVar = (
+    Rule(
+      ("target_sparsity", "stop_at_plateau", "l1_penalty"),
+      lambda given: given["target_sparsity"] is None or (given["l1_penalty"] > 0 and not given["stop_at_plateau"]),
+      "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau",
+    ),
+    Rule(
+      ("use_fp16", "precision"),
+      lambda given: not given["use_fp16"] or given["precision"] is None,
+      "--use_fp16 chooses a --precision; pass one of the two",
+    ),
+    Rule(
+      ("num_replicas", "distribution_strategy"),
+      lambda given: given["num_replicas"] is None or given["distribution_strategy"] == "mirrored",
+      "--num_replicas is for --distribution_strategy mirrored",
+    ),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
-  """The settings of an evaluation; `cifar10-eval --help` says what each is."""
+class OfAVersion:
+  """Which network of which version a command takes."""
 
-  checkpoint_version: int = 1
-  checkpoint_dir: str = "checkpoints/cifar10_train"
-  checkpoint_iter: int = -1
-  model: str | None = None
-  dataset: str = "cifar10"
-  data_dir: str | None = None
-  eval_data: str = "test"
-  num_examples: int = 10000
-  batch_size: int = 125
-  run_once: bool = True
-  eval_interval_secs: float = 300
-  eval_dir: str = "checkpoints/cifar10_eval"
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-  """The settings of an export; `cifar10-export --help` says what each is."""
-
-  checkpoint_version: int = 1
-  checkpoint_dir: str = "checkpoints/cifar10_train"
-  checkpoint_iter: int = -1
-  formats: tuple = ("saved_model", "litert", "litert_int8", "onnx")
-  input: str = "standardized"
-  softmax: bool = False
-  dataset: str = "cifar10"
-  data_dir: str | None = None
-  output_dir: str | None = None
+  checkpoint_version: int = number(1, "Version whose network to take.", whole=True, high=10**6)
+  checkpoint_dir: str = path(
+    "checkpoints/cifar10_train", "Directory of a version, without _<version>: cifar10-train's --train_dir."
+  )
+  checkpoint_iter: int = number(
+    -1,
+    "Step of the training checkpoint to take; 0: the network that the version starts from; -1: the newest.",
+    whole=True,
+    low=-1,
+    high=2**31 - 1,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig:
-  """The settings of predictions, and the image files; `cifar10-predict --help` says what each is."""
+class EvalConfig(OfAVersion):
+  """The settings of an evaluation."""
 
-  images: tuple = ()
-  checkpoint_version: int = 1
-  checkpoint_dir: str = "checkpoints/cifar10_train"
-  checkpoint_iter: int = -1
-  dataset: str = "cifar10"
-  top: int = 3
+  model: str | None = choice(None, NETWORKS, "The network that the version must hold. By default it is not checked.")
+  dataset: str | None = dataset(
+    "Data set. By default the one that the chain was trained on; what is recorded on another one does not stand for it."
+  )
+  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
+  eval_data: str = choice("test", ("test", "train_eval"), "Test images, or training images without distortion.")
+  num_examples: int = number(10000, "Images to evaluate, the first ones, each once.", whole=True, low=1, high=10**9)
+  batch_size: int = number(125, "Images at a time.", whole=True, low=1, high=10**6)
+  run_once: bool = switch(True, "Evaluate once; else every --eval_interval_secs.")
+  eval_interval_secs: float = number(300.0, "Seconds from one evaluation to the next.", above=True, high=10**9)
+  eval_dir: str = path(
+    "checkpoints/cifar10_eval", "Directory of TensorBoard events; each version writes into one of its own there."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig(OfAVersion):
+  """The settings of an export."""
+
+  formats: tuple[str, ...] = choices(FORMATS, "Formats to write, of these four.")
+  input: str = choice(
+    "standardized",
+    ("standardized", "uint8"),
+    "What the exported networks take: images standardised as in training, float32; or images as they are, 0 to 255, "
+    "which they standardise themselves.",
+  )
+  softmax: bool = switch(False, "Append a softmax: probabilities come out, not logits.")
+  dataset: str | None = dataset("Data set to compare on. By default the one that the chain was trained on.")
+  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
+  output_dir: str | None = path(None, "Directory of the files. By default export in the version's directory.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig(OfAVersion):
+  """The settings of predictions, and the image files."""
+
+  images: tuple[str, ...] = paths((), "Image files.", positional=True)
+  dataset: str | None = dataset("Data set that names the classes. By default the one that the chain was trained on.")
+  top: int = number(3, "Classes to print.", whole=True, low=1, high=10)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-  """The settings of a report; `cifar10-report --help` says what each is."""
+  """The settings of a report."""
 
-  train_dir: tuple[str, ...] = ("checkpoints/cifar10_train",)
-  output_dir: str | None = None
+  train_dir: tuple[str, ...] = paths(
+    ("checkpoints/cifar10_train",),
+    "Directory of a version, without _<version>; several, with commas between them, are compared.",
+  )
+  output_dir: str | None = path(
+    None, "Directory to write to. By default <train_dir>_report, or, of several, the first's with _comparison."
+  )

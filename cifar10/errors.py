@@ -13,7 +13,8 @@ def first_line(error):
 class UserError(Exception):
   """Something that the user can put right; exit code 1.
 
-  The message is one sentence that names the bad value, what was expected and what to do.
+  The message is one sentence that names the bad value, what was expected and what to do; of several faults at once,
+  each has a message, an argument of its own.
   """
 
 

@@ -1,20 +1,20 @@
 """Precision and loss of a checkpoint version."""
 
-import json
 import os
 import sys
 import time
 
 import tensorflow as tf
 
-from cifar10 import checkpoints, input_pipeline
-from cifar10.config import EvalConfig
+from cifar10 import input_pipeline
+from cifar10.config import DATASETS, EvalConfig, check
+from cifar10.console import say, timestamp
+from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
-from cifar10.metrics import timestamp
 from cifar10.pruning import fold_batch_norms, multiply_adds
+from cifar10.version.directory import Version
 
 SPLITS = {"test": "test", "train_eval": "train"}
-EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 def evaluate(config: EvalConfig):
@@ -23,17 +23,22 @@ def evaluate(config: EvalConfig):
   Raises:
     UserError: data, directory or settings do not fit.
   """
-  examples = input_pipeline.load(config.dataset, SPLITS[config.eval_data], config.data_dir)
+  check(config)
+  version = Version(config.checkpoint_dir, config.checkpoint_version)
+  if config.run_once:
+    version.must_exist()
+  dataset = config.dataset or version.dataset() or DATASETS[0]
+  examples = input_pipeline.load(dataset, SPLITS[config.eval_data], config.data_dir)
   if config.num_examples > len(examples.labels):
     raise UserError(
-      f"--num_examples is {config.num_examples}, but {config.eval_data} of {config.dataset} has "
+      f"--num_examples is {config.num_examples}, but {config.eval_data} of {dataset} has "
       f"{len(examples.labels)} images; pass that many at most."
     )
-  examples = input_pipeline.Examples(*(array[: config.num_examples] for array in examples))
+  examples = Examples(*(array[: config.num_examples] for array in examples))
   if config.run_once:
-    _evaluate_once(config, examples)
+    _evaluate_once(config, version, dataset, examples)
   else:
-    _evaluate_forever(config, examples)
+    _evaluate_forever(config, version, dataset, examples)
 
 
 def precision_and_loss(model, examples, batch_size):
@@ -63,21 +68,26 @@ def precision_and_loss(model, examples, batch_size):
   return correct / len(examples.labels), loss / len(examples.labels)
 
 
-def _evaluate_forever(config, examples):
+def _evaluate_forever(config, version, dataset, examples):
   while True:
     start = time.monotonic()
     try:
-      _evaluate_once(config, examples)
+      _evaluate_once(config, version, dataset, examples)
     except (UserError, OSError) as error:  # The training beside it may not have come so far yet, or replaces it.
       print(error, file=sys.stderr)
     time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
 
 
-def _evaluate_once(config, examples):
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  model, step = checkpoints.load_version(directory, config.checkpoint_iter)
+def _evaluate_once(config, version, dataset, examples):
+  with version.must_exist().watched() as check_same:
+    _evaluate_version(config, version, dataset, examples, check_same)
+
+
+def _evaluate_version(config, version, dataset, examples, check_same):
+  model, step, damage = version.load(config.checkpoint_iter)
+  say(*damage, _other_dataset(config, version, dataset))
   if config.model not in (None, model.name):
-    raise UserError(f"--model is {config.model}, but {directory} holds a {model.name}; leave --model out.")
+    raise UserError(f"--model is {config.model}, but {version} holds a {model.name}; leave --model out.")
   parameters = model.count_params()
   print(f"total params: {parameters}", flush=True)
   precision, loss = precision_and_loss(model, examples, config.batch_size)
@@ -86,7 +96,7 @@ def _evaluate_once(config, examples):
   record = {
     "checkpoint_version": config.checkpoint_version,
     "checkpoint_iter": step,
-    "dataset": config.dataset,
+    "dataset": dataset,
     "eval_data": config.eval_data,
     "examples": len(examples.labels),
     "precision": precision,
@@ -95,19 +105,23 @@ def _evaluate_once(config, examples):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
+  check_same()
   try:
-    with tf.summary.create_file_writer(os.path.join(config.eval_dir, directory.name)).as_default(step):
+    with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)
       tf.summary.scalar("Test loss", loss)
   except tf.errors.OpError as error:
     raise UserError(
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
-  _append_line(directory / EVALUATIONS_FILE, json.dumps(record))
+  version.add_evaluation(record)
 
 
-def _append_line(path, line):
-  """Appends a line to a file; what a killed process left of another before it stays a line of its own."""
-  cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-  with open(path, "a") as file:
-    file.write("\n" * cut + line + "\n")
+def _other_dataset(config, version, dataset):
+  """What to say where the network was trained on another data set than it is evaluated on; None if that is not so."""
+  own = version.dataset()
+  if own in (None, dataset):
+    return None
+  if config.dataset is None:  # It was not known yet when the data was read.
+    raise UserError(f"{version} was trained on {own}, and this began with {dataset}; start it again.")
+  return f"{version} was trained on {own}: the figures on {dataset} are recorded, and do not stand for it."

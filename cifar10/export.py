@@ -2,24 +2,24 @@
 
 import contextlib
 import importlib.util
-import json
 import pathlib
-import shutil
 import statistics
-import time
 import warnings
 
 import keras
 import tensorflow as tf
 
-from cifar10 import checkpoints, input_pipeline
-from cifar10.config import ExportConfig
+from cifar10 import console, input_pipeline
+from cifar10.config import ExportConfig, check
+from cifar10.datasets.examples import IMAGE_SHAPE, Examples
 from cifar10.errors import UserError
-from cifar10.input_pipeline import IMAGE_SHAPE, standardize
-from cifar10.metrics import timestamp
+from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
+from cifar10.pruning.comparing import output_differences
+from cifar10.pruning.timing import seconds_in_turns
+from cifar10.version import files
+from cifar10.version.directory import MODEL_FILE, Version
 
-EXPORT_FILE = "export.json"
 FILES = {
   "saved_model": "saved_model",
   "litert": "model.tflite",
@@ -43,41 +43,49 @@ def export(config: ExportConfig):
   Raises:
     UserError: a package is missing; data, directory or settings do not fit.
   """
+  check(config)
   _check_packages(config.formats)
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  network, step = checkpoints.load_version(directory, config.checkpoint_iter)
+  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  with version.watched() as check_same:
+    _export(config, version, check_same)
+
+
+def _export(config, version, check_same):
+  network, step, damage = version.load(config.checkpoint_iter)
+  console.say(*damage)
+  dataset = version.own_dataset(config.dataset)
   test, calibration = (
-    _first(input_pipeline.load(config.dataset, split, config.data_dir), count)
+    _first(input_pipeline.load(dataset, split, config.data_dir), count)
     for split, count in (("test", EXAMPLES), ("train", CALIBRATION_EXAMPLES))
   )
   served = served_model(fold_batch_norms(network), config.input, config.softmax)
   run = _compiled(served_model(network, config.input, config.softmax))
-  output_dir = pathlib.Path(config.output_dir) if config.output_dir else directory / "export"
+  output_dir = pathlib.Path(config.output_dir) if config.output_dir else version.path / "export"
   images = _inputs(test.images, config.input)
   expected = run(images)
   with _workplace(output_dir) as workplace:
-    network.save(workplace / checkpoints.MODEL_FILE)
-    size = _size(workplace / checkpoints.MODEL_FILE)
+    network.save(workplace / MODEL_FILE)
+    size = _size(workplace / MODEL_FILE)
     rows = [_row("keras", None, size, run, images, test.labels, expected)]
     for name in config.formats:
       path = workplace / FILES[name]
       write(served, name, path, _inputs(calibration.images, config.input))
-      final = _recorded_path(output_dir / FILES[name], directory)
+      final = _recorded_path(output_dir / FILES[name], version.path)
       rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
+    check_same()
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
   print(table(rows))
   record = {
     "checkpoint_iter": step,
-    "dataset": config.dataset,
+    "dataset": dataset,
     "examples": len(test.labels),
     "input": config.input,
     "softmax": config.softmax,
-    "time": timestamp(),
+    "time": console.timestamp(),
     "exports": rows,
   }
-  with checkpoints.atomic_file(directory / EXPORT_FILE) as file:
-    file.write(json.dumps(record, indent=1).encode())
+  version.write_exports(record)
 
 
 def served_model(network, input, softmax):
@@ -137,7 +145,8 @@ def load(name, path):
     A function from a batch of inputs to the outputs, NumPy arrays.
   """
   if name == "saved_model":
-    loaded = tf.saved_model.load(str(path))
+    with files.plain_name(path) as plain:
+      loaded = tf.saved_model.load(str(plain))
     return lambda images: loaded.serve(images).numpy()
   if name == "onnx":
     import onnxruntime
@@ -165,16 +174,20 @@ def load(name, path):
 
 def table(rows):
   """The rows of `export.json` as a Markdown table."""
-  lines = [
-    "| format | file | bytes | largest difference | equal predictions | precision @ 1 | ms at batch 1 |",
-    "|---|---|---|---|---|---|---|",
+  header = ["format", "file", "bytes", "largest difference", "equal predictions", "precision @ 1", "ms at batch 1"]
+  return console.table(header, [_cells(row) for row in rows])
+
+
+def _cells(row):
+  return [
+    row["format"],
+    row["path"] or "",
+    f"{row['bytes']:,}",
+    f"{row['largest_difference']:.1e}",
+    f"{row['agreement']:.4f}",
+    f"{row['precision']:.4f}",
+    f"{row['latency_ms']:.2f}",
   ]
-  for row in rows:
-    lines.append(
-      f"| {row['format']} | {row['path'] or ''} | {row['bytes']:,} | {row['largest_difference']:.1e} | "
-      f"{row['agreement']:.4f} | {row['precision']:.4f} | {row['latency_ms']:.2f} |"
-    )
-  return "\n".join(lines)
 
 
 def _check_packages(formats):
@@ -188,7 +201,7 @@ def _check_packages(formats):
 
 
 def _first(examples, count):
-  return input_pipeline.Examples(*(array[:count] for array in examples))
+  return Examples(*(array[:count] for array in examples))
 
 
 def _inputs(images, input):
@@ -209,13 +222,10 @@ def _operations(operations):
 def _workplace(output_dir):
   """A directory to write in beside the finished files; nothing of it stays, nor of `output_dir` if that stays empty."""
   made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
-  workplace = output_dir / ".unfinished"
-  shutil.rmtree(workplace, ignore_errors=True)
   try:
-    workplace.mkdir(parents=True)
-    yield workplace
+    with files.workplace(output_dir / "export") as workplace:
+      yield workplace
   finally:
-    shutil.rmtree(workplace, ignore_errors=True)
     with contextlib.suppress(OSError):
       for path in made:
         path.rmdir()
@@ -242,23 +252,18 @@ def _size(path):
 def _row(name, path, size, run, images, labels, expected):
   """What `export.json` says of one format."""
   outputs = run(images)
-  predictions = outputs.argmax(axis=1)
+  differences = output_differences(expected, outputs)
   return {
     "format": name,
     "path": path,
     "bytes": size,
-    "largest_difference": float(abs(outputs - expected).max()),
-    "agreement": float((predictions == expected.argmax(axis=1)).mean()),
-    "precision": float((predictions == labels).mean()),
+    "largest_difference": differences.largest,
+    "agreement": differences.agreement,
+    "precision": float((outputs.argmax(axis=1) == labels).mean()),
     "latency_ms": _latency(run, images[:1]) * 1000,
   }
 
 
 def _latency(run, images):
   """Median time of a run, in seconds."""
-  times = []
-  for _ in range(WARM_UP_RUNS + TIMED_RUNS):
-    start = time.perf_counter()
-    run(images)
-    times.append(time.perf_counter() - start)
-  return statistics.median(times[WARM_UP_RUNS:])
+  return statistics.median(seconds_in_turns({"run": lambda: run(images)}, TIMED_RUNS, WARM_UP_RUNS)["run"])

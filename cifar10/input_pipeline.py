@@ -1,58 +1,18 @@
-"""CIFAR-10 as arrays, and training batches as a pure function of (seed, step).
+"""The images as arrays, and training batches as a pure function of (seed, step).
 
 `load` reads a whole split into memory. `batch` cuts batch number `step` out of an endless row of
 shuffled copies of it and distorts every image with random draws of its own. Nothing has a state, so
 a run that stopped goes on exactly where it was, and every worker can make the same batch.
 """
 
-import http.client
 import math
-import os
-import pathlib
-import queue
-import ssl
-import threading
-import urllib.request
-from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from cifar10.errors import UserError, first_line
-
-IMAGE_SHAPE = (32, 32, 3)
-NUM_CLASSES = 10
-CLASS_NAMES = (
-  "airplane",
-  "automobile",
-  "bird",
-  "cat",
-  "deer",
-  "dog",
-  "frog",
-  "horse",
-  "ship",
-  "truck",
-)
-SYNTHETIC_CLASS_NAMES = tuple(
-  f"{width} {kind}"
-  for kind in ("horizontal stripes", "vertical stripes", "diagonal stripes", "checkerboard", "rings")
-  for width in ("narrow", "wide")
-)
-DATASETS = ("cifar10", "synthetic")
-
-_BINARY_DIR = "cifar-10-batches-bin"
-_BINARY_FILES = {
-  "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-  "test": ("test_batch.bin",),
-}
-_RECORDS_PER_FILE = 10000
-_RECORD_BYTES = 1 + 32 * 32 * 3
-_FILE_BYTES = _RECORDS_PER_FILE * _RECORD_BYTES
-_PROBE_SECONDS = 8
-
-_SYNTHETIC = {"train": (20000, 1), "test": (10000, 2)}  # number of images, seed
-_INTEGER_ROOTS = np.array([math.isqrt(n) for n in range(2 * 24**2)], np.int16)
+from cifar10.config import DATASETS
+from cifar10.datasets import cifar10, synthetic
+from cifar10.datasets.examples import IMAGE_SHAPE
+from cifar10.errors import UserError
 
 _PADDING = 4
 _BRIGHTNESS_RANGE = (-63.0, 63.0)
@@ -62,20 +22,13 @@ _CONTRAST_RANGE = (0.2, 1.8)
 _ORDER, _OFFSETS, _FLIPS, _BRIGHTNESS, _CONTRAST = range(5)
 
 
-class Examples(NamedTuple):
-  """A split: `images` uint8 (n, 32, 32, 3) and `labels` int32 (n,), NumPy arrays or tensors."""
-
-  images: np.ndarray | tf.Tensor
-  labels: np.ndarray | tf.Tensor
-
-
 def load(dataset, split, data_dir=None):
   """Reads a split into memory.
 
   "cifar10" is looked for in `data_dir` as the published binary files, in `cifar-10-batches-bin/`,
   then as a directory that TensorFlow Datasets has prepared, `cifar10/<version>/`; else TensorFlow
   Datasets downloads it into `data_dir`. The examples and their order, that of the published files,
-  are the same from every source. "synthetic" is made on the spot: see `synthetic`.
+  are the same from every source. "synthetic" is made on the spot: see `datasets/synthetic.py`.
 
   Args:
     dataset: one of `DATASETS`.
@@ -91,182 +44,9 @@ def load(dataset, split, data_dir=None):
   """
   if dataset not in DATASETS:
     raise UserError(f"dataset is {dataset!r}; choose one of {', '.join(DATASETS)}.")
-  if split not in _BINARY_FILES:
+  if split not in synthetic.SPLITS:
     raise UserError(f"split is {split!r}; choose train or test.")
-  if dataset == "synthetic":
-    return synthetic(*_SYNTHETIC[split])
-  return _load_cifar10(split, _resolve_data_dir(data_dir))
-
-
-def _resolve_data_dir(data_dir):
-  data_dir = data_dir or os.environ.get("CIFAR10_DATA_DIR")
-  if not data_dir:
-    import tensorflow_datasets as tfds
-
-    data_dir = tfds.core.constants.DATA_DIR
-  data_dir = pathlib.Path(data_dir).expanduser()
-  if data_dir.exists() and not data_dir.is_dir():
-    raise UserError(f"data_dir {data_dir} is not a directory; give the directory of the data.")
-  return data_dir
-
-
-def _load_cifar10(split, data_dir):
-  binary_dir = data_dir / _BINARY_DIR
-  if binary_dir.is_dir():
-    return _read_binary([binary_dir / name for name in _BINARY_FILES[split]])
-  prepared_dir = _prepared_dir(data_dir) or _download(data_dir)
-  return _read_prepared(prepared_dir, split)
-
-
-def _read_binary(paths):
-  """Reads files of 10000 records: a label byte, then the red, green and blue planes, row by row."""
-  records = np.concatenate([_read_records(path) for path in paths])
-  planes = records[:, 1:].reshape(-1, 3, 32, 32)
-  images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-  return Examples(images, records[:, 0].astype(np.int32))
-
-
-def _read_records(path):
-  if not path.is_file():
-    raise UserError(f"{path} is missing; put all six published .bin files in {path.parent}.")
-  size = path.stat().st_size
-  if size != _FILE_BYTES:
-    raise UserError(f"{path} has {size} bytes instead of {_FILE_BYTES}; replace it by the published file.")
-  records = np.fromfile(path, np.uint8).reshape(_RECORDS_PER_FILE, _RECORD_BYTES)
-  wrong = np.flatnonzero(records[:, 0] >= NUM_CLASSES)
-  if wrong.size:
-    raise UserError(
-      f"{path} has label {records[wrong[0], 0]} in record {wrong[0]} (counted from 0) where labels"
-      " are 0 to 9; replace it by the published file."
-    )
-  return records
-
-
-def _prepared_dir(data_dir):
-  """The newest version that TensorFlow Datasets has prepared, or None.
-
-  It prepares a version in a directory `incomplete.*` and renames that at the end, so a directory
-  named by a version is whole.
-  """
-  return max(data_dir.glob("cifar10/[0-9].[0-9].[0-9]"), default=None)
-
-
-def _read_prepared(prepared_dir, split):
-  import tensorflow_datasets as tfds
-
-  try:
-    # Unlike `tfds.builder`, this reads the directory alone and never asks a server.
-    builder = tfds.builder_from_directory(prepared_dir)
-    columns = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-    order = np.argsort(columns["id"])
-    return Examples(columns["image"][order], columns["label"][order].astype(np.int32))
-  except Exception as error:  # Damage shows as any of a dozen types.
-    raise UserError(
-      f"{prepared_dir} cannot be read as CIFAR-10 prepared by TensorFlow Datasets"
-      f" ({first_line(error)}); delete it to have it downloaded again."
-    ) from error
-
-
-def _download(data_dir):
-  """Has TensorFlow Datasets download, verify and prepare CIFAR-10; returns the prepared directory.
-
-  It compares the archive with its registered SHA-256 before it uses it, and gives files their final
-  names only when they are whole, so a download that fails leaves nothing that is taken for data.
-  """
-  import tensorflow_datasets as tfds
-
-  advice = (
-    f"put the six published .bin files in {data_dir / _BINARY_DIR}, or name a directory that has"
-    " the data with --data_dir or CIFAR10_DATA_DIR."
-  )
-  builder = tfds.builder("cifar10", data_dir=data_dir)
-  (url,) = builder.url_infos
-  problem = _probe(url)
-  if problem:
-    raise UserError(f"{data_dir} has no CIFAR-10 and {url} is out of reach ({problem}); {advice}")
-  try:
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=config)
-  except Exception as error:  # The network, the disk, the archive: any of many types.
-    raise UserError(
-      f"downloading CIFAR-10 from {url} to {data_dir} failed ({first_line(error)}); try again, or {advice}"
-    ) from error
-  return pathlib.Path(builder.data_dir)
-
-
-def _probe(url):
-  """Says why `url` cannot be had, or None if it can; TensorFlow Datasets itself tries for minutes.
-
-  The thread bounds name resolution too, which heeds no timeout.
-  """
-  problems = queue.Queue()
-  threading.Thread(target=lambda: problems.put(_request_head(url)), daemon=True).start()
-  try:
-    return problems.get(timeout=_PROBE_SECONDS)
-  except queue.Empty:
-    return f"no answer in {_PROBE_SECONDS} seconds"
-
-
-def _request_head(url):
-  try:
-    request = urllib.request.Request(url, method="HEAD")
-    urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
-  except (OSError, http.client.HTTPException) as error:
-    if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
-      return None  # Somebody answered, and the download brings its own certificates.
-    return first_line(error)
-  return None
-
-
-def synthetic(num_images, seed):
-  """Ten classes of two-coloured textures that only their structure tells apart.
-
-  Label 2 * k + c: k is horizontal stripes, vertical stripes, diagonal stripes, checkerboard or
-  rings; bands are 2 pixels wide for c = 0 and 4 for c = 1. Position, direction of the diagonal and
-  both colours are random and independent of the class. The same on every machine: there are only
-  integers, and NumPy promises (NEP 19) that the stream of RandomState never changes.
-
-  Args:
-    num_images: int, how many; the classes take turns.
-    seed: int, 0 to 2**32 - 1.
-
-  Returns:
-    `Examples` of NumPy arrays.
-  """
-  rng = np.random.RandomState(seed)
-  labels = np.arange(num_images, dtype=np.int32) % NUM_CLASSES
-  colours = rng.randint(0, 240, (num_images, 2, 1, 1, 3), np.uint8)
-  position = rng.randint(8, 24, (2, num_images, 1, 1), np.int16)
-  direction = rng.randint(0, 2, (num_images, 1, 1), np.int16) * 2 - 1
-  noise = np.frombuffer(rng.bytes(num_images * math.prod(IMAGE_SHAPE)), np.uint8) >> 4
-
-  odd = np.empty((num_images, 32, 32, 1), bool)
-  for label in range(NUM_CLASSES):
-    of_class = slice(label, None, NUM_CLASSES)
-    odd[of_class, ..., 0] = _texture(label, position[:, of_class], direction[of_class])
-  images = np.where(odd, colours[:, 0], colours[:, 1])
-  images += noise.reshape(images.shape)
-  return Examples(images, labels)
-
-
-def _texture(label, position, direction):
-  """Which pixels of each image lie in odd bands; bool (n, 32, 32), or dimensions of 1 there."""
-  kind, coarse = divmod(label, 2)
-  y = np.arange(32, dtype=np.int16)[:, None] - position[0]
-  x = np.arange(32, dtype=np.int16) - position[1]
-  shift = 1 + coarse
-  match kind:
-    case 0:
-      bands = y >> shift
-    case 1:
-      bands = x >> shift
-    case 2:
-      bands = (y + direction * x) >> shift
-    case 3:
-      bands = (y >> shift) + (x >> shift)
-    case 4:
-      bands = _INTEGER_ROOTS[y * y + x * x] >> shift
-  return bands & 1 == 1
+  return synthetic.load(split) if dataset == "synthetic" else cifar10.load(split, data_dir)
 
 
 def standardize(images):

@@ -8,7 +8,7 @@ reference's names: convolution `g0b0c0`, batch norm `g0b0c0_bn`, activation `g0b
 import keras
 from keras import layers
 
-from cifar10.input_pipeline import IMAGE_SHAPE, NUM_CLASSES
+from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
 
 
 def resnet20():

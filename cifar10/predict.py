@@ -1,14 +1,18 @@
 """The classes that a version's network sees in image files."""
 
-import pathlib
-
 import tensorflow as tf
 
-from cifar10 import checkpoints
-from cifar10.config import PredictConfig
+from cifar10.config import PredictConfig, check
+from cifar10.console import say
+from cifar10.datasets.examples import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES
 from cifar10.errors import UserError, first_line
-from cifar10.input_pipeline import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES, standardize
+from cifar10.image_size import image_size
+from cifar10.input_pipeline import standardize
+from cifar10.version.directory import Version
+from cifar10.version.files import MOST_BYTES, read
 
+# Decoding takes some 20 bytes for each.
+MOST_PIXELS = 1 << 26
 NAMES = {"cifar10": CLASS_NAMES, "synthetic": SYNTHETIC_CLASS_NAMES}
 
 
@@ -18,8 +22,11 @@ def predict(config: PredictConfig):
   Raises:
     UserError: there is no such version; or files cannot be read, one sentence for each, after the lines of the others.
   """
-  directory = checkpoints.existing_version_dir(config.checkpoint_dir, config.checkpoint_version)
-  network, _ = checkpoints.load_version(directory, config.checkpoint_iter)
+  check(config)
+  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  network, _, damage = version.load(config.checkpoint_iter)
+  say(*damage)
+  class_names = NAMES[version.own_dataset(config.dataset)]
   complaints = []
   for path in config.images:
     try:
@@ -29,11 +36,11 @@ def predict(config: PredictConfig):
       continue
     probabilities = tf.nn.softmax(network(standardize(image[None]), training=False)[0])
     top = tf.math.top_k(probabilities, config.top)
-    names = (NAMES[config.dataset][index] for index in top.indices.numpy())
+    names = (class_names[index] for index in top.indices.numpy())
     classes = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, top.values.numpy()))
     print(f"{path}: {classes}".encode(errors="backslashreplace").decode(), flush=True)
   if complaints:
-    raise UserError("\n".join(complaints))
+    raise UserError(*complaints)
 
 
 def read_image(path):
@@ -49,22 +56,25 @@ def read_image(path):
     float32 (32, 32, 3), 0 to 255; exactly the pixels of an image of that size.
 
   Raises:
-    UserError: it cannot be read, or is no image.
+    UserError: it cannot be read, is no image, or too large a one.
   """
+  contents = read(path, MOST_BYTES, "give the path of an image file")
+  width, height = image_size(contents) or (0, 0)
+  if width * height > MOST_PIXELS:
+    raise UserError(
+      f"{path} has {width:,} x {height:,} pixels; give an image of up to {MOST_PIXELS:,} pixels, in a file of up to "
+      f"{MOST_BYTES:,} bytes."
+    )
   try:
-    contents = pathlib.Path(path).read_bytes()
     # On an animated WebP file TensorFlow 2.21 writes outside its memory with channels=0; with 3 it refuses the file.
     channels = 3 if contents[8:12] == b"WEBP" else 0
     image = tf.io.decode_image(contents, channels, expand_animations=False)
-  except OSError as error:
-    raise UserError(f"{path} cannot be read ({error.strerror}); give the path of an image file.") from error
   except tf.errors.OpError as error:
     raise UserError(
       f"{path} is no image, or a damaged one ({first_line(error)}); give a whole PNG, JPEG, BMP or GIF file."
     ) from error
-  image = _rgb(tf.cast(image, tf.float32))
-  size = min(image.shape[:2])
-  image = tf.image.resize_with_crop_or_pad(image, size, size)
+  side = min(image.shape[:2])
+  image = _rgb(tf.cast(tf.image.resize_with_crop_or_pad(image, side, side), tf.float32))
   return tf.image.resize(image, IMAGE_SHAPE[:2], antialias=True)
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import applications, layers
 
+from cifar10.console import table, table_row
 from cifar10.pruning import plan
 from cifar10.pruning.calls import layers_in
 
@@ -73,8 +74,8 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--network", choices=NETWORKS, help="only this one")
   arguments = parser.parse_args()
-  print("| network | parameters, M | `exact=True` | `exact=False` | multiply-adds, M | `exact=True` | `exact=False` |")
-  print("|---|---|---|---|---|---|---|")
+  ways = ["`exact=True`", "`exact=False`"]
+  print(table(["network", "parameters, M", *ways, "multiply-adds, M", *ways]))
   for name in [arguments.network] if arguments.network else NETWORKS:
     keras.backend.clear_session()
     model = NETWORKS[name](weights=None)
@@ -83,7 +84,7 @@ def main():
     parameters = (exact.parameters_before, exact.parameters_after, paper.parameters_after)
     multiply_adds = (exact.multiply_adds_before, exact.multiply_adds_after, paper.multiply_adds_after)
     figures = [f"{x / 1e6:.2f}" for x in parameters] + [f"{x / 1e6:.0f}" for x in multiply_adds]
-    print(f"| {name} | {' | '.join(figures)} |", flush=True)
+    print(table_row([name, *figures]), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-ad
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
@@ -23,17 +22,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 
 from cifar10.batch_norm import fused
+from cifar10.config import DATASETS
+from cifar10.console import table, table_row
 from cifar10.evaluate import precision_and_loss
 from cifar10.export import FILES, load, served_model, write
-from cifar10.input_pipeline import DATASETS, standardize
 from cifar10.input_pipeline import load as load_data
+from cifar10.input_pipeline import standardize
 from cifar10.models import resnet20
 from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
 from cifar10.pruning.timing import seconds_in_turns
+from cifar10.version.metrics import read_metrics
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096
-PRECISIONS = ("float32", "mixed_bfloat16")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
 SQUEEZED_WIDTHS = {
   "g0b0c0": 13,
   "g0b1c0": 9,
@@ -75,8 +77,8 @@ def steps(arguments):
   networks = {}
   for name, network in plain_networks().items():
     networks[f"{name}, float32, Keras' own batch norm"] = network
-    for precision in PRECISIONS:
-      networks[f"{name}, {precision}"] = fused(network, precision)
+    for policy in DTYPE_POLICIES:
+      networks[f"{name}, {policy}"] = fused(network, policy)
   work = {name: training_operations(network) for name, network in networks.items()}
   functions = {name: gradient_step(network) for name, network in networks.items()}
   work["full, float32, by XLA"] = work["full, float32"]
@@ -92,13 +94,13 @@ def steps(arguments):
 def loop(arguments):
   """`cifar10-train` as users run it: input, logging, averages and penalty included."""
   network = resnet20()
-  functions = {f"{precision}, no input": gradient_step(fused(network, precision)) for precision in PRECISIONS}
+  functions = {f"{policy}, no input": gradient_step(fused(network, policy)) for policy in DTYPE_POLICIES}
   functions["matrix product, float32"] = matrix_product("float32")
   found = [seconds_in_turns(functions, arguments.rounds)]
   rows = []
-  for precision in PRECISIONS:
-    seconds, others = train(precision, arguments)
-    rows.append(row(f"{precision}, cifar10-train", seconds) | others)
+  for policy in DTYPE_POLICIES:
+    seconds, others = train(policy, arguments)
+    rows.append(row(f"{policy}, cifar10-train", seconds) | others)
     found.append(seconds_in_turns(functions, arguments.rounds))
   rows += [row(name, [second for each in found for second in each[name]]) for name in functions]
   work = dict.fromkeys([each["name"] for each in rows], training_operations(network))
@@ -140,9 +142,8 @@ def inference(arguments):
   networks = plain_networks()
   work = {name: multiply_adds(network) for name, network in networks.items()}
   rows = []
-  by_size = " | ".join(f"batch {size} | of full | saved" for size in (1, BATCH_SIZE))
-  print(f"| runtime | network | multiply-adds | of full | {by_size} |")
-  print("|" + "---|" * 10)
+  by_size = [name for size in (1, BATCH_SIZE) for name in (f"batch {size}", "of full", "saved")]
+  print(table(["runtime", "network", "multiply-adds", "of full", *by_size]))
   with tempfile.TemporaryDirectory() as workplace:
     for runtime, format_name in RUNTIMES.items():
       runs = {}
@@ -215,13 +216,13 @@ def forward_pass(network, images):
   return lambda: [outputs(batch) for batch in batches][-1].numpy()
 
 
-def train(precision, arguments):
+def train(policy, arguments):
   """Runs cifar10-train: the seconds of a step, one figure for every ten; and its start and peak memory for the row."""
   with tempfile.TemporaryDirectory() as workplace, open(f"{workplace}/errors", "w+") as errors:
     flags = {
       "dataset": arguments.dataset,
       "train_dir": f"{workplace}/run",
-      "precision": precision,
+      "precision": policy,
       "max_steps": arguments.steps + 1,
       "log_frequency": 10,
       "squeeze_model": False,
@@ -241,8 +242,7 @@ def train(precision, arguments):
     if process.returncode:
       errors.seek(0)
       sys.exit(errors.read())
-    with open(pathlib.Path(f"{workplace}/run_0/metrics.csv"), newline="") as file:
-      rates = [float(line["examples_per_second"]) for line in csv.DictReader(file)]
+    rates = [row["examples_per_second"] for row in read_metrics(pathlib.Path(workplace, "run_0"))]
   others = {"to_first_step": to_first_step, "peak_bytes": usage.ru_maxrss * 1024}
   return [BATCH_SIZE / rate for rate in rates[2:]], others
 
@@ -265,15 +265,12 @@ def limit(rows):
 def print_table(title, rows, work):
   """Prints times, rates, and their share of the limit."""
   most = limit(rows)
-  print(f"| {title} | ms | fastest to slowest | GFLOP | GFLOP/s | of the float32 limit |")
-  print("|---|---|---|---|---|---|")
+  print(table([title, "ms", "fastest to slowest", "GFLOP", "GFLOP/s", "of the float32 limit"]))
   for each in rows:
     operations = work[each["name"]]
     each |= {"operations": operations, "of_limit": operations / each["median"] / most}
-    print(
-      f"| {each['name']} | {milliseconds(each)} | {operations / 1e9:.1f} | {operations / each['median'] / 1e9:.0f} | "
-      f"{each['of_limit']:.2f} |"
-    )
+    rates = [f"{operations / 1e9:.1f}", f"{operations / each['median'] / 1e9:.0f}", f"{each['of_limit']:.2f}"]
+    print(table_row([each["name"], *milliseconds(each), *rates]))
   print(flush=True)
 
 
@@ -287,7 +284,7 @@ def print_inference(runtime, work, by_batch):
       each["of_full"] = each["median"] / rows[0]["median"]
       saved = f"{(1 - each['of_full']) / (1 - share):.2f}" if share < 1 else ""
       cells += [f"{each['median'] * 1000:.2f} ms", f"{each['of_full']:.2f}", saved]
-    print("|", " | ".join([runtime, name, *cells]), "|", flush=True)
+    print(table_row([runtime, name, *cells]), flush=True)
   return [
     {**each, "runtime": runtime, "batch_size": batch_size, "multiply_adds": work[each["name"]]}
     for batch_size, rows in zip((1, BATCH_SIZE), by_batch)
@@ -297,7 +294,7 @@ def print_inference(runtime, work, by_batch):
 
 def milliseconds(each):
   """Two cells of a table."""
-  return " | ".join([f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"])
+  return [f"{each['median'] * 1000:.1f}", f"{each['fastest'] * 1000:.1f} to {each['slowest'] * 1000:.1f}"]
 
 
 if __name__ == "__main__":

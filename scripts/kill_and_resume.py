@@ -1,39 +1,50 @@
 """Kills `cifar10-train` again and again, restarts it, and compares what comes out with an uninterrupted chain.
 
-python scripts/kill_and_resume.py [--kills 30] [--seed 0]
+python scripts/kill_and_resume.py [--kills 30] [--power_cuts] [--seed 0]
 
 Three short stages of resnet20 on the built-in data. Half of the kills (SIGKILL) come at a random moment, the others
-while a checkpoint, a record or the next version is being written. Fails if a version's weights or architecture
-are not bit for bit those of the uninterrupted chain, or anything unfinished lies about.
+while a checkpoint, the first index of one, a record or the next version is being written. Fails if a version's weights
+or architecture are not bit for bit those of the uninterrupted chain, or anything unfinished lies about.
+
+With --power_cuts the chain stands on a small ext4 disk in a file, and with each kill the power of that disk is cut: all
+goes that was not synced. That takes a Linux that lets one mount disks, usually as root.
 """
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
+from cifar10.recipes import RECIPES, flags
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-STAGES = ("0.5", "3.0", "0.0")  # l1_penalty
+STAGES = RECIPES["kills"]
+FIRST_INDEX = "the index of a checkpoint"
 UNFINISHED = {
-  "a checkpoint": "{name}_*/model.ckpt-*temp*",
-  "a record": "{name}_*/*.new",
-  "the next version": ".{name}_*",
+  "a checkpoint": "{name}_*/.unfinished.model.ckpt-*",
+  FIRST_INDEX: "{name}_*/.unfinished.model.ckpt-*/*.index",
+  **{
+    record: "{name}_*/.unfinished." + record for record in ("stage.json", "stage.json.old", "metrics.csv", "gammas.npz")
+  },
+  "the next version": ".unfinished.{name}_*",
 }
+DISK_BYTES = 128 << 20
+# Nothing reaches the disk by itself while a stage trains, nor for a file that replaces another.
+DISK_OPTIONS = "loop,commit=300,noauto_da_alloc"
 
 
 def command(train_dir, version):
   """The command line of one stage."""
-  return [
-    sys.executable, "-m", "cifar10.cli.train", "--dataset=synthetic", "--batch_size=4", "--max_steps=30", "--seed=1",
-    "--log_frequency=5", "--save_interval_secs=0.2", f"--train_dir={train_dir}", f"--checkpoint_version={version}",
-    f"--l1_penalty={STAGES[version]}",
-  ]  # fmt: skip
+  where = ["--dataset=synthetic", f"--train_dir={train_dir}", f"--checkpoint_version={version}"]
+  return [sys.executable, "-m", "cifar10.cli.train", *where, *flags(STAGES[version])]
 
 
 def run_whole(train_dir):
@@ -46,17 +57,55 @@ def run_whole(train_dir):
   return max(seconds)
 
 
-def run_killed(train_dir, rng, kills, seconds):
-  """Trains a chain that is killed up to `kills` times; counts the kills, and which of them left what half-written."""
+@contextlib.contextmanager
+def disk(workplace):
+  """Mounts a small ext4 disk that stands in a file.
+
+  Yields:
+    The directory where it is mounted, and a function that cuts its power: what was not synced is gone.
+
+  Raises:
+    OSError: that cannot be done here; the message says why.
+  """
+  image, copy, place = (pathlib.Path(workplace, name) for name in ("disk", "copy of the disk", "mounted disk"))
+  place.mkdir()
+  with open(image, "wb") as file:
+    file.truncate(DISK_BYTES)
+
+  def call(*arguments):
+    result = subprocess.run([*map(str, arguments)], capture_output=True, text=True, check=False)
+    if result.returncode:
+      raise OSError(f"{arguments[0]} fails here ({result.stderr.strip().splitlines()[-1]})")
+
+  def cut_power():
+    shutil.copy(image, copy)
+    call("umount", place)
+    copy.replace(image)
+    call("mount", "-o", DISK_OPTIONS, image, place)
+
+  call("mkfs.ext4", "-q", "-F", image)
+  call("mount", "-o", DISK_OPTIONS, image, place)
+  try:
+    yield place, cut_power
+  finally:
+    call("umount", place)
+
+
+def run_killed(train_dir, rng, kills, seconds, after_kill):
+  """Trains a chain that is killed up to `kills` times; counts the kills, and which of them left what half-written.
+
+  After each kill `after_kill` is called.
+  """
   counts = collections.Counter()
   for version in range(len(STAGES)):
     killed = True
     while killed:
-      moment = rng.choice([None, None, None, *UNFINISHED]) if counts["kills"] < kills else "the end"
+      moment = rng.choice([None, rng.choice([*UNFINISHED])]) if counts["kills"] < kills else "the end"
       start = time.time()
-      killed = killed_at(moment, train_dir, version, rng.uniform(0, seconds))
+      killed = killed_at(moment, train_dir, version, 0 if moment == FIRST_INDEX else rng.uniform(0, seconds))
       if killed:
         left = [what for what, pattern in UNFINISHED.items() if appears(train_dir, pattern, start)]
+        after_kill()
         counts.update(["kills", *left])
         print(
           f"kill {counts['kills']}: version {version}, left half-written: {', '.join(left) or 'nothing'}", flush=True
@@ -95,10 +144,10 @@ def assert_same(whole, killed):
   """Exits with a sentence unless the versions of two chains are the same and nothing unfinished is left."""
   import numpy as np
 
-  from cifar10.checkpoints import load_network, version_dir
+  from cifar10.version.directory import Version
 
   for version in range(1, len(STAGES) + 1):
-    ours, theirs = (load_network(version_dir(train_dir, version)) for train_dir in (killed, whole))
+    ours, theirs = (Version(train_dir, version).network() for train_dir in (killed, whole))
     if ours.get_config() != theirs.get_config():
       raise SystemExit(f"version {version}: the architectures differ")
     for one, other in zip(ours.variables, theirs.variables, strict=True):
@@ -113,17 +162,27 @@ def main():
   """Runs chains until there were as many kills as asked for."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--kills", type=int, default=30)
+  parser.add_argument("--power_cuts", action="store_true")
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args()
   rng, counts, chains = random.Random(arguments.seed), collections.Counter(), 0
-  with tempfile.TemporaryDirectory(prefix="größte runs ") as workplace:
-    whole = pathlib.Path(workplace, "whole")
+  with contextlib.ExitStack() as stack:
+    workplace = stack.enter_context(tempfile.TemporaryDirectory(prefix="größte runs "))
+    whole, place, after_kill = pathlib.Path(workplace, "whole"), workplace, lambda: None
+    if arguments.power_cuts:
+      try:
+        place, after_kill = stack.enter_context(disk(workplace))
+      except OSError as error:
+        print(f"The power cannot be cut: {error}; run this as root on a Linux that lets one mount disks.")
+        return
     seconds = run_whole(whole)
     while counts["kills"] < arguments.kills:
       chains += 1
-      killed = pathlib.Path(workplace, f"killed{chains}")
-      counts += run_killed(killed, rng, arguments.kills - counts["kills"], seconds)
+      killed = pathlib.Path(place, f"killed{chains}")
+      counts += run_killed(killed, rng, arguments.kills - counts["kills"], seconds, after_kill)
       assert_same(whole, killed)
+      for directory in killed.parent.glob(f"{killed.name}_*"):
+        shutil.rmtree(directory)
   left = ", ".join(f"{what} {counts[what]} times" for what in UNFINISHED)
   print(
     f"{counts['kills']} kills in {chains} chains (left half-written: {left}): every version is the same bit for bit."

@@ -1,7 +1,7 @@
 """Trains and evaluates a three-stage chain for each model, penalty of stage 2 and seed, and prints a table of all.
 
 python scripts/sweep.py TRAIN_DIR --penalties 0.003,0.005 --seeds 1,2 [--models resnet20,cnn4]
-  [--steps 30000,50000,50000] [--warm_up_penalty 0.001] [--fine_tune_learning_rate 0.01]
+  [--recipe paper] [--steps 30000,50000,50000] [--warm_up_penalty 0.001] [--fine_tune_learning_rate 0.01]
   [--dataset cifar10] [--data_dir DIR] [-- further flags of cifar10-train, for every stage]
 
 A chain stands in TRAIN_DIR_<model>_p<penalty>_s<seed>_0 to _3. Run again, the sweep goes on where it stopped: finished
@@ -18,13 +18,27 @@ import signal
 import subprocess
 import sys
 
-from table import newest_evaluation
+from cifar10 import recipes
+from cifar10.config import DATASETS, NETWORKS
+from cifar10.console import table
+from cifar10.version.evaluations import newest_evaluation
 
-MODELS = ("resnet20", "cnn4")
-OWN_FLAGS = (
-  *("model", "dataset", "data_dir", "train_dir", "checkpoint_version", "seed", "l1_penalty", "max_steps"),
-  *("target_sparsity", "squeeze_model", "help"),
-)
+OWN_FLAGS = [
+  "model",
+  "dataset",
+  "data_dir",
+  "train_dir",
+  "checkpoint_version",
+  "seed",
+  "l1_penalty",
+  "max_steps",
+  "target_sparsity",
+  "squeeze_model",
+  "help",
+]
+
+# What tells the stages apart, so that no further flag, which is for all of them, replaces it.
+STAGE_FLAGS = {"model", "seed", "l1_penalty", "max_steps", "learning_rate"}
 
 
 def main():
@@ -54,21 +68,23 @@ def parse():
   parser.add_argument("train_dir", help="where the directories of all chains begin")
   parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
   parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
-  parser.add_argument("--models", type=listed(str), default=["resnet20"], help="resnet20, cnn4 or both, with a comma")
-  parser.add_argument("--steps", type=listed(whole_number), default=[30000, 50000, 50000], help="of the three stages")
-  parser.add_argument("--warm_up_penalty", type=number, default=0.001, help="of stage 1")
-  parser.add_argument("--fine_tune_learning_rate", type=number, default=0.01, help="of stage 3")
-  parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "synthetic"])
+  networks = f"{', '.join(NETWORKS)} or several, with commas"
+  parser.add_argument("--models", type=listed(str), default=[NETWORKS[0]], help=networks)
+  parser.add_argument("--recipe", default="paper", choices=recipes.RECIPES, help="of what is not given")
+  parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
+  parser.add_argument("--warm_up_penalty", type=number, help="of stage 1")
+  parser.add_argument("--fine_tune_learning_rate", type=number, help="of stage 3")
+  parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
   parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
   parser.epilog = "What follows -- are further flags of cifar10-train, for every stage."
   end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
   arguments = parser.parse_args(sys.argv[1:end])
   arguments.flags = sys.argv[end + 1 :]
-  if len(arguments.steps) != 3:
+  if arguments.steps and len(arguments.steps) != 3:
     parser.error(f"--steps has {len(arguments.steps)} numbers; expected three, one a stage, like 30000,50000,50000")
   for model in arguments.models:
-    if model not in MODELS:
-      parser.error(f"--models has {model!r}; expected {' or '.join(MODELS)}")
+    if model not in NETWORKS:
+      parser.error(f"--models has {model!r}; expected {' or '.join(NETWORKS)}")
   for flag in arguments.flags:
     name = re.fullmatch(r"--?(?:no)?(\w+)(?:=.*)?", flag)
     if name and name[1] in OWN_FLAGS:
@@ -104,20 +120,27 @@ def whole_number(text):
 def run_chain(chain, model, penalty, seed, arguments):
   """Trains the stages of a chain, with an evaluation after each; False where one fails."""
   data = [f"--dataset={arguments.dataset}", *([f"--data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
-  stages = (
-    [f"--model={model}", f"--l1_penalty={arguments.warm_up_penalty}"],
-    [f"--l1_penalty={penalty}"],
-    ["--l1_penalty=0", f"--learning_rate={arguments.fine_tune_learning_rate}"],
-  )
-  for version, (flags, steps) in enumerate(zip(stages, arguments.steps)):
-    where = [f"--train_dir={chain}", f"--checkpoint_version={version}", f"--seed={seed}", f"--max_steps={steps}"]
-    if not succeeds("cifar10.cli.train", *data, *where, *arguments.flags, *flags):
+  for version, settings in enumerate(stages(model, penalty, seed, arguments)):
+    where = [f"--train_dir={chain}", f"--checkpoint_version={version}"]
+    first = recipes.flags({name: value for name, value in settings.items() if name not in STAGE_FLAGS})
+    last = recipes.flags({name: value for name, value in settings.items() if name in STAGE_FLAGS})
+    if not succeeds("cifar10.cli.train", *data, *where, *first, *arguments.flags, *last):
       return False
     where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version + 1}", f"--eval_dir={chain}_eval"]
     evaluated = newest_evaluation(chain, version + 1) is not None
     if not evaluated and not succeeds("cifar10.cli.evaluate", *data, *where, "--checkpoint_iter=0"):
       return False
   return True
+
+
+def stages(model, penalty, seed, arguments):
+  """The settings of each stage of a chain: those of the recipe, but what the command line gives."""
+  given = ({"model": model, "l1_penalty": arguments.warm_up_penalty}, {"l1_penalty": penalty})
+  given += ({"learning_rate": arguments.fine_tune_learning_rate},)
+  for version, settings in enumerate(recipes.RECIPES[arguments.recipe]):
+    steps = arguments.steps[version] if arguments.steps else None
+    own = {**given[version], "max_steps": steps, "seed": seed}
+    yield {**settings, **{name: value for name, value in own.items() if value is not None}}
 
 
 def succeeds(module, *flags):
@@ -137,17 +160,20 @@ def succeeds(module, *flags):
 
 
 def print_table(chains):
-  """A row for each chain: what stages 2 and 3 made of the warmed-up network; - for what is not there."""
-  print("| model | penalty | seed | parameters | fewer | multiply-adds | warmed up | pruned | fine-tuned |")
-  print("|---|---|---|---|---|---|---|---|---|")
-  for chain, (model, penalty, seed) in chains.items():
-    versions = [newest_evaluation(chain, version) for version in (1, 2, 3)]
-    size = ["-"] * 3
-    if versions[0] and versions[1]:
-      before, after = (version["parameters"] for version in versions[:2])
-      size = [f"{after:,}", f"{1 - after / before:.1%}", f"{versions[1]['multiply_adds']:,}"]
-    precisions = [f"{version['precision']:.4f}" if version else "-" for version in versions]
-    print("|", " | ".join([model, f"{penalty:g}", str(seed), *size, *precisions]), "|")
+  """Prints a row for each chain: what stages 2 and 3 made of the warmed-up network; - for what is not there."""
+  header = ["model", "penalty", "seed", "parameters", "fewer", "multiply-adds", "warmed up", "pruned", "fine-tuned"]
+  print(table(header, [cells(chain, *settings) for chain, settings in chains.items()]))
+
+
+def cells(chain, model, penalty, seed):
+  """The row of a chain."""
+  versions = [newest_evaluation(chain, version) for version in (1, 2, 3)]
+  size = ["-"] * 3
+  if versions[0] and versions[1]:
+    before, after = (version["parameters"] for version in versions[:2])
+    size = [f"{after:,}", f"{1 - after / before:.1%}", f"{versions[1]['multiply_adds']:,}"]
+  precisions = [f"{version['precision']:.4f}" if version else "-" for version in versions]
+  return [model, f"{penalty:g}", seed, *size, *precisions]
 
 
 if __name__ == "__main__":

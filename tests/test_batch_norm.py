@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights
 
 from cifar10.batch_norm import FusedBatchNormalization, fused, unfused
 
@@ -70,8 +71,7 @@ def test_inference_leaves_the_moving_statistics_alone():
   (images,) = batches()
   layer(images)
   layer(images, training=False)
-  for variable, value in zip(layer.variables, before):
-    np.testing.assert_array_equal(variable, value)
+  assert_same_weights(layer.variables, before)
 
 
 def test_a_frozen_layer_uses_and_keeps_its_moving_statistics():
@@ -133,8 +133,7 @@ def test_a_fused_copy_does_not_share_variables():
   before = model.get_weights()
   images = np.random.default_rng(4).normal(size=(5, 4, 3, 2)).astype("float32")
   fused(model)(images, training=True)
-  for value, old in zip(model.get_weights(), before):
-    np.testing.assert_array_equal(value, old)
+  assert_same_weights(model.get_weights(), before)
 
 
 def test_a_synchronized_layer_alone_computes_what_a_fused_one_does():

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 
-from cifar10.cli import command, evaluate, export, predict, report, train
-from cifar10.config import EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
+from cifar10 import config
+from cifar10.cli import command, evaluate, export, flag_table, predict, report, train
+from cifar10.config import DATASETS, EvalConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from cifar10.errors import Interrupted, UserError
-from cifar10.input_pipeline import DATASETS
 from cifar10.models import MODELS
+from cifar10.training import settling
+from cifar10.version import stage
+from cifar10.version.directory import Version
 
 COMMANDS = [
   (train, "cifar10-train", TrainConfig),
@@ -63,18 +66,18 @@ def test_help_needs_no_tensorflow(module):
 
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
 def test_flags_and_settings_are_the_same(module, name, config):
-  flags = set(module.flag_values()) - {"help", "h"}
+  flags = set(command.flag_values(config)) - {"help", "h"}
   assert flags == {field.name for field in flag_fields(module, config)}
 
 
-@pytest.mark.parametrize("module", [train, evaluate])
-def test_models_are_those_of_the_program(module):
-  assert module.flag_values()["model"].parser.enum_values == list(MODELS)
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig])
+def test_models_are_those_of_the_program(config):
+  assert command.flag_values(config)["model"].parser.enum_values == list(MODELS)
 
 
-@pytest.mark.parametrize("module", [train, evaluate, export, predict])
-def test_data_sets_are_those_of_the_program(module):
-  assert module.flag_values()["dataset"].parser.enum_values == list(DATASETS)
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig, ExportConfig, PredictConfig])
+def test_data_sets_are_those_of_the_program(config):
+  assert command.flag_values(config)["dataset"].parser.enum_values == list(DATASETS)
 
 
 def test_formats_are_those_of_the_program():
@@ -175,15 +178,15 @@ def test_flags_that_exclude_each_other_are_one_sentence(flags, sentence, capsys)
   assert sentence in line
 
 
-def numbers(module):
+def numbers(config):
   """The flags of a command that take numbers."""
-  values = module.flag_values()
+  values = command.flag_values(config)
   return [name for name in values if isinstance(values[name].default, (int, float)) and not values[name].boolean] + (
-    ["seed", "weight_decay", "target_sparsity", "num_replicas"] if module is train else []
+    ["seed", "weight_decay", "target_sparsity", "num_replicas"] if config is TrainConfig else []
   )
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, name) for m, _, _ in COMMANDS for name in numbers(m)])
+@pytest.mark.parametrize(("module", "name"), [(m, name) for m, _, config in COMMANDS for name in numbers(config)])
 @pytest.mark.parametrize("value", ["", "text", "nan", "inf", "-inf", "-5", "1e400", f"{10**30}", "1;2", "zwölf"])
 def test_every_number_has_a_range_that_the_sentence_names(module, name, value, capsys):
   with pytest.raises(SystemExit) as end:
@@ -193,6 +196,54 @@ def test_every_number_has_a_range_that_the_sentence_names(module, name, value, c
   assert f"--{name}=" in line
   assert "expected a " in line
   assert " from " in line or " above " in line
+
+
+@dataclasses.dataclass(frozen=True)
+class OneMore(TrainConfig):
+  """The settings of a stage, and one more: all that it takes to add a flag is its field."""
+
+  momentum: float = config.number(0.9, "Momentum of the gradient step.", high=1, scope=config.FIXED)
+
+
+def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
+  assert command.parse(OneMore, "", ["p", "--momentum=0.5"])["momentum"] == 0.5
+  with pytest.raises(SystemExit):
+    command.parse(OneMore, "", ["p", "--momentum=2"])
+  assert "--momentum=2: expected a number from 0 to 1" in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    command.parse(OneMore, "usage", ["p", "--help"])
+  assert "--momentum: Momentum of the gradient step." in capsys.readouterr().out
+  assert "| `--momentum` | `0.9` | Momentum of the gradient step. (a number from 0 to 1) | fixed for the stage |" in (
+    flag_table.flag_table(OneMore)
+  )
+  monkeypatch.setattr(stage, "TrainConfig", OneMore)
+  monkeypatch.setattr(settling, "TrainConfig", OneMore)
+  given = OneMore(model="cnn4", dataset="synthetic", weight_decay=0.0, seed=1, precision="float32", momentum=0.5)
+  stage.write_stage(tmp_path, stage.Stage(given))
+  read, _ = stage.read_stage(tmp_path)
+  assert read.flags == given
+  version = Version(tmp_path / "run", 0)
+  assert settling.settled(given, read, version, None) == given
+  with pytest.raises(UserError, match="--momentum is 0.25, but .* was made with 0.5"):
+    settling.settled(dataclasses.replace(given, momentum=0.25), read, version, None)
+  with pytest.raises(UserError, match="--momentum is 7; expected a number from 0 to 1"):
+    config.check(dataclasses.replace(given, momentum=7))
+
+
+@pytest.mark.parametrize(
+  ("settings", "sentence"),
+  [
+    (TrainConfig(max_steps=0), "--max_steps is 0; expected a whole number from 1"),
+    (TrainConfig(model="vgg"), "--model is 'vgg'; expected one of resnet20, cnn4"),
+    (TrainConfig(use_fp16=True, precision="float32"), "--use_fp16 chooses a --precision; pass one of the two"),
+    (EvalConfig(num_examples=1.5), "--num_examples is 1.5; expected a whole number"),
+    (ExportConfig(formats=("zip",)), "--formats is .'zip',.; expected some of saved_model"),
+    (ReportConfig(train_dir=("",)), "--train_dir is .'',.; expected the path of a directory"),
+  ],
+)
+def test_settings_from_python_are_checked_as_flags_are(settings, sentence):
+  with pytest.raises(UserError, match=f"^{sentence}"):
+    config.check(settings)
 
 
 def test_flags_become_settings(monkeypatch):

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import re
 import shutil
@@ -8,41 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import change, directory, version
 
-from cifar10 import checkpoints, input_pipeline
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10 import input_pipeline
+from cifar10.config import EvalConfig
+from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate, precision_and_loss
-from cifar10.input_pipeline import Examples
-from cifar10.train import train
+from cifar10.training_state import TrainingState, averaged_model
+from cifar10.version import checkpoints
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, trained_once):
   """The settings to evaluate version 1, of which checkpoints 10 and 20 stand in its directory."""
-  settings = TrainConfig(
-    train_dir=str(tmp_path / "run"),
-    dataset="synthetic",
-    model="cnn4",
-    seed=3,
-    max_steps=10,
-    batch_size=8,
-    log_frequency=5,
-    learning_rate=0.01,
-    squeeze_model=False,
-  )
-  train(dataclasses.replace(settings, squeeze_model=True))
-  for steps in (10, 20):
-    train(dataclasses.replace(settings, checkpoint_version=1, max_steps=steps))
+  second = {"checkpoint_version": 1, "squeeze_model": False}
+  train_dir = trained_once({"max_steps": 10}, {**second, "max_steps": 10}, {**second, "max_steps": 20})
+  shutil.copytree(train_dir.parent, tmp_path, dirs_exist_ok=True)
   return EvalConfig(
-    checkpoint_dir=settings.train_dir, dataset="synthetic", num_examples=300, eval_dir=str(tmp_path / "eval")
+    checkpoint_dir=str(tmp_path / "run"), dataset="synthetic", num_examples=300, eval_dir=str(tmp_path / "eval")
   )
 
 
 def records(config):
-  path = checkpoints.version_dir(config.checkpoint_dir, config.checkpoint_version) / "evaluations.jsonl"
+  path = directory(config.checkpoint_dir, config.checkpoint_version) / "evaluations.jsonl"
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -76,15 +66,16 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
   evaluate(config)
   (record,) = records(config)
   assert record.pop("time")
-  model, step = checkpoints.load_network(checkpoints.version_dir(config.checkpoint_dir, 1)), 20
-  state = checkpoints.TrainingState(model)
-  checkpoints.restore(checkpoints.version_dir(config.checkpoint_dir, 1), state, step)
+  model, step = version(config.checkpoint_dir, 1).network(), 20
+  state = TrainingState(model)
+  checkpoints.restore(directory(config.checkpoint_dir, 1), state, step)
   examples = Examples(*(array[:300] for array in synthetic["test"]))
-  precision, loss = reference_figures(checkpoints.averaged_model(state), examples)
+  precision, loss = reference_figures(averaged_model(state), examples)
   assert record == {
     "checkpoint_version": 1, "checkpoint_iter": 20, "dataset": "synthetic", "eval_data": "test", "examples": 300,
     "precision": pytest.approx(precision), "loss": pytest.approx(loss, rel=1e-5),
     "parameters": tiny_network.count_params(), "multiply_adds": 8 * 8 * 25 * 3 * 4 + 64 * 4 * 10,
+    "network": version(config.checkpoint_dir, 1).network_checksum(),
   }  # fmt: skip
   events = [
     event
@@ -96,15 +87,15 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
 
 def test_a_chosen_checkpoint_is_evaluated(config):
   for step in (0, 10, 20, -1):
-    evaluate(dataclasses.replace(config, checkpoint_iter=step))
+    evaluate(change(config, checkpoint_iter=step))
   losses = [record["loss"] for record in records(config)]
   assert [record["checkpoint_iter"] for record in records(config)] == [0, 10, 20, 20]
   assert len(set(losses)) == 3
 
 
 def test_the_training_images_are_evaluated_without_distortion(config, synthetic):
-  evaluate(dataclasses.replace(config, eval_data="train_eval", checkpoint_iter=0))
-  network = checkpoints.load_network(checkpoints.version_dir(config.checkpoint_dir, 1))
+  evaluate(change(config, eval_data="train_eval", checkpoint_iter=0))
+  network = version(config.checkpoint_dir, 1).network()
   examples = Examples(*(array[:300] for array in synthetic["train"]))
   assert records(config)[0]["loss"] == pytest.approx(reference_figures(network, examples)[1], rel=1e-5)
 
@@ -113,13 +104,13 @@ def test_a_version_needs_its_own_directory_alone(config, tmp_path):
   shutil.copytree(f"{config.checkpoint_dir}_1", tmp_path / "moved_7")
   shutil.rmtree(f"{config.checkpoint_dir}_0")
   shutil.rmtree(f"{config.checkpoint_dir}_1")
-  evaluate(dataclasses.replace(config, checkpoint_dir=str(tmp_path / "moved"), checkpoint_version=7))
+  evaluate(change(config, checkpoint_dir=str(tmp_path / "moved"), checkpoint_version=7))
 
 
 def test_version_0_has_only_training_checkpoints(config):
-  evaluate(dataclasses.replace(config, checkpoint_version=0))
+  evaluate(change(config, checkpoint_version=0))
   with pytest.raises(UserError, match="--checkpoint_iter is 0, but .*run_0 has: 10"):
-    evaluate(dataclasses.replace(config, checkpoint_version=0, checkpoint_iter=0))
+    evaluate(change(config, checkpoint_version=0, checkpoint_iter=0))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +124,7 @@ def test_version_0_has_only_training_checkpoints(config):
 )
 def test_what_does_not_fit_is_one_sentence(config, settings, sentence):
   with pytest.raises(UserError, match=sentence):
-    evaluate(dataclasses.replace(config, **settings))
+    evaluate(change(config, **settings))
 
 
 def test_without_run_once_it_evaluates_every_interval(config, monkeypatch):
@@ -146,13 +137,13 @@ def test_without_run_once_it_evaluates_every_interval(config, monkeypatch):
 
   monkeypatch.setattr(time, "sleep", sleep)
   with pytest.raises(KeyboardInterrupt):
-    evaluate(dataclasses.replace(config, run_once=False, eval_interval_secs=50.0))
+    evaluate(change(config, run_once=False, eval_interval_secs=50.0))
   assert len(records(config)) == 2
   assert all(0 < nap < 50 for nap in naps)
 
 
 def test_without_run_once_it_waits_for_a_version_that_is_not_there_yet(config, monkeypatch, capsys):
-  later = dataclasses.replace(config, checkpoint_version=2, run_once=False)
+  later = change(config, checkpoint_version=2, run_once=False)
 
   def sleep(_):
     if Path(f"{config.checkpoint_dir}_2").exists():

@@ -1,4 +1,3 @@
-import dataclasses
 import importlib.util
 import json
 import os
@@ -7,15 +6,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import change
 
-from cifar10 import checkpoints
 from cifar10 import export as export_module
-from cifar10.checkpoints import replace_version, version_dir
-from cifar10.config import ExportConfig
+from cifar10.config import ExportConfig, TrainConfig
 from cifar10.errors import UserError
 from cifar10.export import FILES, export, load, served_model, write
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms, squeeze
+from cifar10.training_state import TrainingState
+from cifar10.version import checkpoints
+from cifar10.version.directory import Version
+from cifar10.version.stage import Progress, Stage, write_stage
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
@@ -49,13 +51,13 @@ def config(tmp_path, network, monkeypatch):
   monkeypatch.setattr(export_module, "CALIBRATION_EXAMPLES", 50)
   monkeypatch.setattr(export_module, "TIMED_RUNS", 3)
   train_dir = str(tmp_path / "run")
-  replace_version(version_dir(train_dir, 1), network)
-  replace_version(version_dir(train_dir, 2), squeeze(network)[0])
+  Version(train_dir, 1).replace(network)
+  Version(train_dir, 2).replace(squeeze(network)[0])
   return ExportConfig(checkpoint_dir=train_dir, dataset="synthetic")
 
 
 def record(config, version=1):
-  return json.loads((version_dir(config.checkpoint_dir, version) / "export.json").read_text())
+  return json.loads((Version(config.checkpoint_dir, version).path / "export.json").read_text())
 
 
 def files(directory):
@@ -64,7 +66,7 @@ def files(directory):
 
 @pytest.mark.parametrize(("version", "input"), [(1, "standardized"), (2, "uint8")])
 def test_each_file_computes_what_the_network_does(config, network, synthetic, capsys, input, version):
-  export(dataclasses.replace(config, checkpoint_version=version, input=input, softmax=input == "uint8"))
+  export(change(config, checkpoint_version=version, input=input, softmax=input == "uint8"))
   images = synthetic["test"].images[:200]
   logits = network(standardize(images), training=False)
   expected = (tf.nn.softmax(logits) if input == "uint8" else logits).numpy()
@@ -74,9 +76,10 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
   rows = {row.pop("format"): row for row in written.pop("exports")}
   assert written == {
     "checkpoint_iter": 0, "dataset": "synthetic", "examples": 200, "input": input, "softmax": input == "uint8",
+    "network": Version(config.checkpoint_dir, version).network_checksum(),
   }  # fmt: skip
   assert list(rows) == ["keras", *FILES]
-  directory = version_dir(config.checkpoint_dir, version)
+  directory = Version(config.checkpoint_dir, version).path
   given = images if input == "uint8" else standardize(images).numpy()
   for name in FILES:
     path = directory / rows[name]["path"]
@@ -108,7 +111,7 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
 
 
 def test_onnx_alone_is_exported(config):
-  export(dataclasses.replace(config, formats=("onnx",)))
+  export(change(config, formats=("onnx",)))
   assert [row["format"] for row in record(config, 1)["exports"]] == ["keras", "onnx"]
 
 
@@ -130,18 +133,16 @@ def test_weights_and_activations_of_the_int8_file_are_int8(network, synthetic, t
 
 
 def test_a_training_checkpoint_is_exported(config, network, synthetic):
-  directory = version_dir(config.checkpoint_dir, 1)
-  state = checkpoints.TrainingState(network)
+  directory = Version(config.checkpoint_dir, 1).path
+  state = TrainingState(network)
   state.averages[-1].assign_add(np.arange(10.0))
   checkpoints.save(directory, state, 5)
-  checkpoints.write_stage(directory, {
-    "flags": {"model": "cnn4", "dataset": "synthetic", "batch_size": 1, "weight_decay": 0.0, "seed": 1},
-    "progress": {"step": 5, "seconds": 1.0}, "finished": None,
-  })  # fmt: skip
+  flags = TrainConfig(model="cnn4", dataset="synthetic", batch_size=1, weight_decay=0.0, seed=1, precision="float32")
+  write_stage(directory, Stage(flags, progress=Progress(5, 1.0)))
   given = standardize(synthetic["test"].images[:5]).numpy()
   outputs = {}
   for step in (-1, 0):
-    export(dataclasses.replace(config, checkpoint_iter=step, formats=("saved_model",)))
+    export(change(config, checkpoint_iter=step, formats=("saved_model",)))
     assert record(config)["checkpoint_iter"] == max(step, 5 * -step)
     outputs[step] = load("saved_model", directory / "export" / "saved_model")(given)
   np.testing.assert_allclose(outputs[-1] - outputs[0], np.tile(np.arange(10.0), (5, 1)), atol=1e-4)
@@ -149,11 +150,11 @@ def test_a_training_checkpoint_is_exported(config, network, synthetic):
 
 def test_an_export_replaces_its_own_files_alone(config, tmp_path):
   place = tmp_path / "elsewhere" / "there"
-  config = dataclasses.replace(config, output_dir=str(place), formats=("saved_model",))
+  config = change(config, output_dir=str(place), formats=("saved_model",))
   export(config)
   (place / "notes.txt").write_text("mine")
   (place / "saved_model" / "old").write_text("old")
-  export(dataclasses.replace(config, checkpoint_version=2))
+  export(change(config, checkpoint_version=2))
   assert [name for name in files(place) if "/" not in name] == ["notes.txt", "saved_model"]
   assert not (place / "saved_model" / "old").exists()
   assert [row["path"] for row in record(config, 2)["exports"]] == [None, str(place / "saved_model")]
@@ -161,8 +162,8 @@ def test_an_export_replaces_its_own_files_alone(config, tmp_path):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_nothing_is_half_written(config, monkeypatch, there):
-  config = dataclasses.replace(config, formats=("saved_model", "litert"))
-  directory = version_dir(config.checkpoint_dir, 1)
+  config = change(config, formats=("saved_model", "litert"))
+  directory = Version(config.checkpoint_dir, 1).path
   if there:
     export(config)
   before = {name: (directory / name).read_bytes() for name in files(directory) if (directory / name).is_file()}
@@ -174,7 +175,7 @@ def test_nothing_is_half_written(config, monkeypatch, there):
 
   monkeypatch.setattr(export_module, "load", fail)
   with pytest.raises(OSError, match="disk full"):
-    export(dataclasses.replace(config, softmax=True))
+    export(change(config, softmax=True))
   assert {name: (directory / name).read_bytes() for name in files(directory) if (directory / name).is_file()} == before
   assert ("export" in files(directory)) == there
 
@@ -182,24 +183,24 @@ def test_nothing_is_half_written(config, monkeypatch, there):
 def test_a_missing_package_is_named_before_anything_is_done(config, monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
-  before = files(version_dir(config.checkpoint_dir, 1))
+  before = files(Version(config.checkpoint_dir, 1).path)
   with pytest.raises(
     UserError, match=r"--formats has onnx, which needs tf2onnx; .*'cifar10-channel-pruning\[export\]'"
   ):
     export(config)
-  assert files(version_dir(config.checkpoint_dir, 1)) == before
-  export(dataclasses.replace(config, formats=("saved_model",)))
+  assert files(Version(config.checkpoint_dir, 1).path) == before
+  export(change(config, formats=("saved_model",)))
 
 
 def test_a_missing_version_is_one_sentence(config):
   with pytest.raises(UserError, match="there is no directory .*run_7: train --checkpoint_version 6 first"):
-    export(dataclasses.replace(config, checkpoint_version=7))
+    export(change(config, checkpoint_version=7))
   with pytest.raises(UserError, match="--checkpoint_iter is 3, but .*run_1 has: 0"):
-    export(dataclasses.replace(config, checkpoint_iter=3))
+    export(change(config, checkpoint_iter=3))
 
 
 def test_a_file_in_the_place_of_the_directory_stays(config, tmp_path):
   (tmp_path / "file").write_text("mine")
   with pytest.raises(OSError, match="file"):
-    export(dataclasses.replace(config, output_dir=os.fspath(tmp_path / "file"), formats=("saved_model",)))
+    export(change(config, output_dir=os.fspath(tmp_path / "file"), formats=("saved_model",)))
   assert (tmp_path / "file").read_text() == "mine"

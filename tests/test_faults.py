@@ -4,7 +4,10 @@
 |---|---|---|
 | SIGKILL at any moment | twice; 30 times by `scripts/kill_and_resume.py` | goes on; versions are bit for bit the same |
 | newest checkpoint truncated, or a bit flipped in it | 6 files | the one before is used, and a line says so |
-| all checkpoints damaged | once | one sentence; nothing is written |
+| all checkpoints damaged | 9 times | the stage starts again, and a line says so; they stay until it is saved |
+| power cut | 3 times; again by `kill_and_resume.py --power_cuts` | the newest checkpoint is whole |
+| SIGKILL while TensorFlow writes the first index | twice | goes on; versions are bit for bit the same |
+| checkpoints of another network | once | one sentence; nothing is written |
 | both records of a stage gone | once | one sentence |
 | `model.keras` of a trained version damaged and removed | once | the stage before writes it again; training goes on |
 | `stage.json` truncated, flipped, emptied, removed | 4 times | `stage.json.old` is used, and a line says so |
@@ -12,19 +15,35 @@
 | `model.keras` truncated, or a bit flipped anywhere | 22 places | one sentence |
 | `stage.json` with other values and a true checksum | 12 fields, 12 values | used, or one sentence |
 | `metrics.csv`, `gammas.npz` damaged | mutated by hypothesis | one sentence |
+| records and networks that are devices, pipes or huge sparse files | 18 (`test_records.py`) | one sentence |
+| records, gammas and reports of other values | 38 (`test_records.py`) | one sentence, or used |
+| images that are devices, pipes, or have too many bytes or pixels | 13 (`test_image_size.py`) | one sentence |
+| TF_CONFIG of other values, with ports or names that cannot be | 39 (`test_tf_config.py`) | one sentence |
+| workers that do not come | once (`test_tf_config.py`) | each minute a line names them |
+| networks of the right shapes with a strange inside | 14 (`test_strange_networks.py`) | one sentence, or used |
+| `--help` for a reader who stops, or a full device; no stderr | 11 (`test_outputs.py`) | no traceback |
+| values and paths with line breaks and escapes | 21 (`test_outputs.py`) | a message of one line |
+| `--data_dir` in the home of an unknown user | once | one sentence |
 | data file truncated, or with a wrong label | mutated by hypothesis | one sentence; never other images |
 | disk full while saving or squeezing | once each, on a small tmpfs | one sentence; goes on when there is room |
 | directory that cannot be written, disk that becomes read-only | once each | one sentence |
-| console closed or full | once | saved; one sentence |
+| console closed or full | twice | saved; one sentence; no row of `metrics.csv` is lost |
+| terminal closed (SIGHUP) | once (`test_signals.py`) | saved and ended |
+| signals that were ignored when it started | 3 signals (`test_signals.py`) | stay ignored |
+| next version trained or replaced while its stage ends | 4 times (`test_hand_over.py`) | one sentence; it stays |
+| stage made longer, with files in the next version | once | they stay; records of another network count no more |
+| evaluation that outlives its network | twice | one sentence; no record is written |
+| `--train_dir` with `[`, `*`, `?` or a backslash | once each | trained, resumed and evaluated |
+| `gammas.npz` of other layers or widths | once each | dropped, and a line says so |
 | directory vanishes, or is replaced, during training | once each | one sentence; nothing is saved elsewhere |
 | stage trained in many runs | 8 | the newest five checkpoints stay |
 | `--eval_dir` is a file | once | one sentence; no record is written |
 | a file where a directory should be | 3 places | one sentence |
 | clock that jumps back | once | the same weights |
-| a second trainer in the directory or the next | once each | refused while the first lives, not after it was killed |
-| an evaluator beside a trainer | some hundred times during 400 saves | always finds a whole checkpoint |
+| a second trainer in the directory or the next, or at once | once each | refused while the first lives |
+| an evaluator beside a trainer | some hundred times during 200 saves | always finds a whole checkpoint |
 | `model.keras` with a Lambda layer or an unknown class | once each | refused, nothing runs |
-| a pickle in place of a checkpoint or a network | once each | refused, nothing runs |
+| a pickle in place of a checkpoint or a network | once each | passed over or refused, nothing runs |
 | SIGTERM with `--log_frequency 100000` | once | saved and ended |
 | 2,000 steps | once (slow) | memory and open files stay flat |
 | flags that disagree with the stage | every flag (`test_train.py`) | refused, or changed with a notice |
@@ -33,7 +52,6 @@
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -50,41 +68,23 @@ import zipfile
 import kill_and_resume
 import numpy as np
 import pytest
+from helpers import TRAIN_TINY, assert_same_weights, change, cut, saved_weights, version, write_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar10 import checkpoints, input_pipeline, metrics
-from cifar10 import train as train_module
+from cifar10 import input_pipeline
 from cifar10.cli import command
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10.config import EvalConfig
+from cifar10.datasets import binary_files
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.train import train
-
-
-@pytest.fixture
-def config(tmp_path, tiny_world):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
-
-
-def version(config, number=0):
-  return checkpoints.version_dir(config.train_dir, number)
-
-
-def weights(config, number=1):
-  return checkpoints.load_network(version(config, number)).get_weights()
-
-
-def assert_same_weights(ours, theirs):
-  for one, other in zip(ours, theirs, strict=True):
-    np.testing.assert_array_equal(one, other)
+from cifar10.training import hand_over
+from cifar10.training.recorder import Recorder
+from cifar10.training.trainer import Trainer
+from cifar10.version import checkpoints, metrics
+from cifar10.version.directory import Version
+from cifar10.version.stage import Progress, read_stage
 
 
 def assert_one_sentence(config, pattern):
@@ -97,13 +97,10 @@ def assert_one_sentence(config, pattern):
 
 
 @pytest.fixture
-def interrupted(config, tmp_path):
+def interrupted(after, trained_once):
   """A stage of 30 steps, with checkpoints at 10 and 20, and the weights that it comes to."""
-  whole = change(config, train_dir=str(tmp_path / "whole"), max_steps=30)
-  train(whole)
-  for steps in (10, 20):
-    train(change(config, max_steps=steps, squeeze_model=False))
-  return change(config, max_steps=30), weights(whole)
+  config = after(*({"max_steps": steps, "squeeze_model": False} for steps in (10, 20)))
+  return change(config, max_steps=30), saved_weights(trained_once({"max_steps": 30}))
 
 
 def flip(path, place):
@@ -113,14 +110,14 @@ def flip(path, place):
   path.write_bytes(content)
 
 
-def cut(path):
-  os.truncate(path, path.stat().st_size // 2)
-
-
 # Killed.
 
 
-def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
+@pytest.mark.parametrize("network", [pytest.param("resnet20", marks=pytest.mark.slow), "tiny"])
+def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys, network):
+  if network == "tiny":
+    command = kill_and_resume.command
+    monkeypatch.setattr(kill_and_resume, "command", lambda *stage: [*TRAIN_TINY, *command(*stage)[3:]])
   monkeypatch.setattr(sys, "argv", ["kill_and_resume.py", "--kills", "2", "--seed", "3"])
   kill_and_resume.main()
   assert "every version is the same bit for bit" in capsys.readouterr().out
@@ -138,24 +135,30 @@ def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys):
 )  # fmt: skip
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, capsys, suffix, damage):
   config, expected = interrupted
-  damage(version(config) / f"model.ckpt-20.{suffix}")
+  damage(version(config).path / f"model.ckpt-20.{suffix}")
   capsys.readouterr()
-  _, step = checkpoints.load_version(version(config))
+  _, step, damage = version(config).load()
   assert step == 10
+  assert damage == [f"{version(config).path / 'model.ckpt-20'} is damaged; looking for an older one."]
   train(config)
   output = capsys.readouterr().out
-  assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 2
+  assert output.count("model.ckpt-20 is damaged; looking for an older one.") == 1
   assert "resumed at step 10." in output
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
-def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(interrupted):
-  config, _ = interrupted
-  for path in version(config).glob("*.index"):
+def test_with_all_checkpoints_damaged_they_stay_until_the_stage_that_starts_again_is_saved(interrupted, monkeypatch):
+  config, expected = interrupted
+  for path in version(config).path.glob("*.index"):
     path.write_bytes(b"junk")
-  before = {path: path.read_bytes() for path in version(config).iterdir()}
-  assert_one_sentence(config, "model.ckpt-10 cannot be read")
-  assert {path: path.read_bytes() for path in version(config).iterdir()} == before
+  before = {path: path.read_bytes() for path in version(config).path.glob("model.ckpt-*")}
+  with monkeypatch.context() as patch:
+    patch.setattr(Trainer, "train", lambda trainer, count: {}[count])  # A run that ends before it saves.
+    with pytest.raises(KeyError):
+      train(config)
+  assert {path: path.read_bytes() for path in version(config).path.glob("model.ckpt-*")} == before
+  train(config)
+  assert_same_weights(saved_weights(config), expected)
 
 
 @pytest.mark.parametrize(
@@ -163,22 +166,23 @@ def test_with_all_checkpoints_damaged_nothing_is_lost_and_nothing_starts_anew(in
 )
 def test_a_damaged_record_of_the_stage_is_replaced_by_the_one_before(interrupted, capsys, damage):
   config, expected = interrupted
-  damage(version(config) / "stage.json")
+  damage(version(config).path / "stage.json")
   train(config)
   assert "stage.json is damaged;" in capsys.readouterr().out
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_without_a_good_record_of_the_stage_nothing_starts_anew(interrupted):
   config, _ = interrupted
   for name in ("stage.json", "stage.json.old"):
-    cut(version(config) / name)
+    cut(version(config).path / name)
   assert_one_sentence(config, "stage.json is damaged: it does not match its checksum")
-  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
+  assert version(config).checkpoint_steps() == [10, 20]
 
 
 def test_a_network_with_any_bit_flipped_is_refused(tmp_path, tiny_network):
-  path = tmp_path / "model.keras"
+  path = tmp_path / "run_1" / "model.keras"
+  path.parent.mkdir()
   tiny_network.save(path)
   whole = path.read_bytes()
   expected = tiny_network.get_weights()
@@ -187,13 +191,13 @@ def test_a_network_with_any_bit_flipped_is_refused(tmp_path, tiny_network):
     path.write_bytes(whole)
     flip(path, place)
     try:
-      assert_same_weights(checkpoints.load_network(tmp_path).get_weights(), expected)
+      assert_same_weights(Version(tmp_path / "run", 1).network().get_weights(), expected)
     except UserError:
       refused += 1
   assert refused > 18  # Some bits, like those of dates, mean nothing.
   path.write_bytes(whole[:-30])
   with pytest.raises(UserError, match="model.keras cannot be loaded"):
-    checkpoints.load_network(tmp_path)
+    Version(tmp_path / "run", 1).network()
 
 
 @given(st.data())
@@ -201,16 +205,16 @@ def test_a_mutated_record_of_the_stage_is_refused_or_the_same(tmp_path_factory, 
   directory = tmp_path_factory.mktemp("stage")
   flags = {"model": "cnn4", "dataset": "synthetic", "batch_size": 8, "weight_decay": 0.0, "seed": 3}
   stage = {"flags": flags, "progress": {"step": 5, "seconds": 0.5}, "finished": None}
-  checkpoints.write_stage(directory, stage)
+  write_record(directory / "stage.json", stage)
   content = mutated(data, (directory / "stage.json").read_bytes())
   if data.draw(st.booleans()):
     digit = data.draw(st.sampled_from([place for place, byte in enumerate(content) if chr(byte).isdigit()] or [None]))
     content = content if digit is None else content[:digit] + b"7" + content[digit + 1 :]
   (directory / "stage.json").write_bytes(content)
   with contextlib.suppress(UserError):
-    read = checkpoints.read_stage(directory)
-    assert read.pop("packages")
-    assert read == stage
+    read, _ = read_stage(directory)
+    assert {name: getattr(read.flags, name) for name in flags} == flags
+    assert (read.progress, read.finished) == (Progress(5, 0.5), None)
 
 
 FIELDS = (
@@ -221,28 +225,23 @@ JUNK = (None, "", "x", -1, 1.5, 1e308, float("nan"), [], [1], {}, {"step": "x"},
 
 
 def test_a_record_of_the_stage_with_other_values_is_used_or_refused(finished):
-  good = (version(finished) / "stage.json").read_text()
+  good = (version(finished).path / "stage.json").read_text()
   for field, junk in itertools.product(FIELDS, JUNK):
     *outer, name = field.split(".")
     stage = json.loads(good)
     (stage[outer[0]] if outer else stage)[name] = junk
-    del stage["sha256"], stage["packages"]
-    for _ in range(2):  # The backup too.
-      checkpoints.write_stage(version(finished), stage)
+    del stage["sha256"]
+    for path in ("stage.json", "stage.json.old"):
+      write_record(version(finished).path / path, stage)
     with contextlib.suppress(UserError):
       train(finished)
-
-
-@pytest.fixture
-def finished(config):
-  train(config)
-  return config
 
 
 @given(st.data())
 def test_mutated_records_are_refused_or_rows(tmp_path_factory, data):
   directory = tmp_path_factory.mktemp("records")
-  records = metrics.Metrics(directory, 0, 20, 5)
+  records = metrics.Metrics(directory, 20, 5)
+  records.start(0)
   for step in (0, 5, 10):
     records.add(dict.fromkeys(metrics.COLUMNS, step), {"bn/gamma": np.ones(4, np.float32)})
   records.save()
@@ -273,8 +272,7 @@ def test_mutated_data_is_refused_or_other_pixels(tmp_path_factory, monkeypatch_m
 def monkeypatch_module():
   """Data files of 20 images."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(input_pipeline, "_RECORDS_PER_FILE", 20)
-    patch.setattr(input_pipeline, "_FILE_BYTES", 20 * 3073)
+    patch.setattr(binary_files, "RECORDS_PER_FILE", 20)
     yield patch
 
 
@@ -310,6 +308,12 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+def moved(config, disk):
+  """The settings of a stage on another disk, where a copy of its directory is."""
+  shutil.copytree(version(config).path, disk / "run_0")
+  return change(config, train_dir=str(disk / "run"))
+
+
 def fill(disk, left):
   """Leaves so many bytes of a disk; returns the file that takes the rest."""
   usage = shutil.disk_usage(disk)
@@ -320,30 +324,28 @@ def fill(disk, left):
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(interrupted, small_disk):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   filler = fill(disk, 8192)
   assert_one_sentence(config, "cannot be (saved|written)")
-  assert checkpoints.checkpoint_steps(version(config)) == [10, 20]
-  assert not list(version(config).glob("*temp*")) + list(version(config).glob("*.new"))
+  assert version(config).checkpoint_steps() == [10, 20]
+  assert not list(version(config).path.glob("*temp*")) + list(version(config).path.glob(".unfinished.*"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_full_disk_while_squeezing_leaves_no_half_version(interrupted, small_disk):
   config, expected = interrupted
   train(change(config, squeeze_model=False))
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   filler = fill(disk, 16384)
   assert_one_sentence(config, "cannot be (saved|written)")
-  assert not version(config, 1).exists()
-  assert not list(disk.glob(".run_1*"))
+  assert not version(config, 1).path.exists()
+  assert not list(disk.glob(".unfinished.*"))
   filler.unlink()
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
@@ -357,8 +359,7 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(config, capsys):
 def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, capsys):
   config, expected = interrupted
   disk = small_disk("4m")
-  shutil.copytree(version(config), disk / "run_0")
-  config = change(config, train_dir=str(disk / "run"))
+  config = moved(config, disk)
   subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
   assert command.run("cifar10-train", train, config) == 1
   error = capsys.readouterr().err
@@ -366,36 +367,36 @@ def test_a_disk_that_becomes_read_only_is_one_sentence(interrupted, small_disk, 
   assert len(error.splitlines()) == 1
   subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
   train(config)
-  assert_same_weights(weights(config), expected)
+  assert_same_weights(saved_weights(config), expected)
 
 
 def test_a_console_that_is_gone_saves_and_ends(config, monkeypatch):
   with open("/dev/full", "w") as full, monkeypatch.context() as patch:
-    log = train_module._Run._log
+    log = Recorder._log
 
     def log_to_full(run, *figures):
-      if run.step > 10:
+      if run.trainer.step > 10:
         patch.setattr(sys, "stdout", full)
       log(run, *figures)
 
-    patch.setattr(train_module._Run, "_log", log_to_full)
+    patch.setattr(Recorder, "_log", log_to_full)
     assert_one_sentence(change(config, save_interval_secs=1e6), "step 11 is saved: run again")
     with contextlib.suppress(OSError):
       full.close()
-  assert checkpoints.checkpoint_steps(version(config)) == [11]
+  assert version(config).checkpoint_steps() == [11]
 
 
 def test_a_directory_that_vanishes_is_one_sentence(config, capsys, monkeypatch):
   def vanish(run, *_):
-    if run.step >= 10:
-      shutil.rmtree(version(config), ignore_errors=True)
+    if run.trainer.step >= 10:
+      shutil.rmtree(version(config).path, ignore_errors=True)
 
-  monkeypatch.setattr(train_module._Run, "_log", vanish)
+  monkeypatch.setattr(Recorder, "_log", vanish)
   assert command.run("cifar10-train", train, config) == 1
   error = capsys.readouterr().err
   assert "run_0" in error
   assert len(error.splitlines()) == 1
-  assert not version(config, 1).exists()
+  assert not version(config, 1).path.exists()
 
 
 @pytest.mark.parametrize("place", ["run_0", "run_1", ""])
@@ -411,22 +412,20 @@ def test_a_file_in_place_of_a_directory_is_one_sentence(config, tmp_path, capsys
   assert path.read_text() == "mine"
 
 
-def test_an_eval_dir_that_is_a_file_is_one_sentence(config, tmp_path, capsys):
-  train(config)
+def test_an_eval_dir_that_is_a_file_is_one_sentence(finished, tmp_path, capsys):
   (tmp_path / "file").write_text("mine")
   settings = EvalConfig(
-    checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "file")
+    checkpoint_dir=finished.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "file")
   )
   assert command.run("cifar10-eval", evaluate, settings) == 1
   assert f"--eval_dir {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
-  assert not (version(config, 1) / "evaluations.jsonl").exists()
+  assert not (version(finished, 1).path / "evaluations.jsonl").exists()
 
 
-def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(config):
-  train(config)
-  path = version(config, 1) / "evaluations.jsonl"
+def test_a_record_of_an_evaluation_that_was_cut_stays_a_line_of_its_own(finished):
+  path = version(finished, 1).path / "evaluations.jsonl"
   path.write_text('{"eval_data": "te')
-  evaluate(EvalConfig(checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100))
+  evaluate(EvalConfig(checkpoint_dir=finished.train_dir, dataset="synthetic", num_examples=100))
   cut_line, line = path.read_text().splitlines()
   assert (cut_line, json.loads(line)["examples"]) == ('{"eval_data": "te', 100)
 
@@ -443,8 +442,8 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
   again = change(config, train_dir=config.train_dir + "_again", save_interval_secs=1e-9)
   for steps in (15, 30):
     train(change(again, max_steps=steps))
-  assert_same_weights(weights(again), expected)
-  assert len(checkpoints.checkpoint_steps(version(again))) == checkpoints.KEPT_CHECKPOINTS
+  assert_same_weights(saved_weights(again), expected)
+  assert len(version(again).checkpoint_steps()) == checkpoints.KEPT_CHECKPOINTS
 
 
 # Two at once.
@@ -452,8 +451,8 @@ def test_a_clock_that_jumps_back_changes_nothing(config, interrupted, monkeypatc
 
 def test_a_second_trainer_is_refused_while_the_first_lives(config):
   holder = (
-    "import pathlib, sys, time; from cifar10.checkpoints import locked\n"
-    f"with locked(pathlib.Path({str(version(config))!r})): print('locked', flush=True); time.sleep(300)"
+    "import time; from cifar10.version.directory import Version\n"
+    f"with Version({config.train_dir!r}, 0).locked(): print('locked', flush=True); time.sleep(300)"
   )
   with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
     try:
@@ -464,11 +463,10 @@ def test_a_second_trainer_is_refused_while_the_first_lives(config):
   train(config)
 
 
-def test_a_stage_does_not_replace_a_version_that_another_process_trains(config):
-  train(config)
-  with checkpoints.locked(version(config, 1)):
-    assert_one_sentence(change(config, max_steps=30, overwrite=True), "run_1 is in use by another process")
-  assert checkpoints.checkpoint_steps(version(config)) == [20]
+def test_a_stage_does_not_replace_a_version_that_another_process_trains(finished):
+  with version(finished, 1).locked():
+    assert_one_sentence(change(finished, max_steps=30, overwrite=True), "run_1 is in use by another process")
+  assert version(finished).checkpoint_steps() == [20]
 
 
 def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there(config, monkeypatch):
@@ -476,67 +474,66 @@ def test_a_trainer_whose_directory_was_replaced_by_another_s_saves_nothing_there
   train(other)
 
   def replace(run, *_):
-    if run.step == 11:
-      shutil.rmtree(version(config))
-      shutil.copytree(version(other), version(config))
+    if run.trainer.step == 11:
+      shutil.rmtree(version(config).path)
+      shutil.copytree(version(other).path, version(config).path)
 
-  monkeypatch.setattr(train_module._Run, "_log", replace)
+  monkeypatch.setattr(Recorder, "_log", replace)
   assert_one_sentence(config, "run_0 has vanished or was replaced")
-  assert checkpoints.checkpoint_steps(version(config)) == [10]
-  assert checkpoints.read_stage(version(config))["flags"]["seed"] == 4
+  assert version(config).checkpoint_steps() == [10]
+  assert version(config).read_stage()[0].flags.seed == 4
 
 
 def test_over_many_restarts_the_newest_five_checkpoints_stay(config):
   for steps in range(2, 18, 2):
     train(change(config, max_steps=steps, squeeze_model=False))
-  assert checkpoints.checkpoint_steps(version(config)) == [8, 10, 12, 14, 16]
+  assert version(config).checkpoint_steps() == [8, 10, 12, 14, 16]
 
 
-def test_a_network_that_a_trained_version_has_lost_is_written_again(config, capsys):
-  train(config)
-  following = change(config, checkpoint_version=1, model=None)
-  train(change(following, max_steps=10, squeeze_model=False))
-  before = weights(config)
-  path = version(config, 1) / "model.keras"
+@pytest.fixture
+def following(after):
+  """The settings of the stage after a finished one, 10 steps of which are trained."""
+  settings = {"checkpoint_version": 1, "model": None}
+  return change(after({}, {**settings, "max_steps": 10, "squeeze_model": False}), **settings)
+
+
+def test_a_network_that_a_trained_version_has_lost_is_written_again(config, following, capsys):
+  before = saved_weights(config)
+  path = version(config, 1).path / "model.keras"
   cut(path)
   assert_one_sentence(following, "model.keras cannot be loaded.*remove it, and train the version before it again")
   path.unlink()
   assert_one_sentence(following, "model.keras does not exist: train --checkpoint_version 0")
   train(config)
-  assert_same_weights(weights(config), before)
+  assert_same_weights(saved_weights(config), before)
   train(following)
   assert "resumed at step 10." in capsys.readouterr().out
 
 
-def test_without_any_record_of_the_stage_nothing_starts_anew(interrupted):
-  config, _ = interrupted
-  train(config)
-  following = change(config, checkpoint_version=1, model=None)
-  train(change(following, max_steps=10, squeeze_model=False))
+def test_without_any_record_of_the_stage_nothing_starts_anew(following):
   for name in ("stage.json", "stage.json.old"):
-    (version(config, 1) / name).unlink(missing_ok=True)
-  assert_one_sentence(change(following, max_steps=20), "stage.json is gone, but training checkpoints are there")
+    (version(following, 1).path / name).unlink(missing_ok=True)
+  assert_one_sentence(following, "stage.json is gone, but training checkpoints are there")
 
 
-def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(config, monkeypatch):
-  train(config)
-  before = (version(config, 1) / "model.keras").read_bytes()
-  squeeze = train_module.squeeze
+def test_a_version_that_comes_to_be_trained_meanwhile_is_not_replaced(finished, monkeypatch):
+  before = (version(finished, 1).path / "model.keras").read_bytes()
+  squeeze = hand_over.squeeze
   with contextlib.ExitStack() as stack:
 
     def squeeze_late(*arguments, **keywords):
-      stack.enter_context(checkpoints.locked(version(config, 1)))
+      stack.enter_context(version(finished, 1).locked())
       return squeeze(*arguments, **keywords)
 
-    monkeypatch.setattr(train_module, "squeeze", squeeze_late)
-    assert_one_sentence(change(config, max_steps=30), "run_1 is in use by another process")
-  assert (version(config, 1) / "model.keras").read_bytes() == before
-  assert checkpoints.checkpoint_steps(version(config)) == [20, 30]
+    monkeypatch.setattr(hand_over, "squeeze", squeeze_late)
+    assert_one_sentence(change(finished, max_steps=30), "run_1 is in use by another process")
+  assert (version(finished, 1).path / "model.keras").read_bytes() == before
+  assert version(finished).checkpoint_steps() == [20, 30]
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
-  with checkpoints.locked(tmp_path / "a" / "b"):
-    assert (tmp_path / "a" / "b").is_dir()
+  with Version(tmp_path / "a" / "b", 0).locked():
+    assert (tmp_path / "a" / "b_0").is_dir()
   assert not list(tmp_path.iterdir())
 
 
@@ -547,7 +544,7 @@ def test_an_evaluator_beside_a_trainer_always_finds_a_whole_checkpoint(config):
   def evaluate():
     while not done.is_set():
       try:
-        network, step = checkpoints.load_version(version(config))
+        network, step, _ = version(config).load()
         assert all(np.isfinite(array).all() for array in network.get_weights())
         steps.append(step)
       except BaseException as error:
@@ -555,7 +552,7 @@ def test_an_evaluator_beside_a_trainer_always_finds_a_whole_checkpoint(config):
 
   evaluator = threading.Thread(target=evaluate)
   evaluator.start()
-  train(change(config, max_steps=400, squeeze_model=False, save_interval_secs=1e-9, log_frequency=1))
+  train(change(config, max_steps=200, squeeze_model=False, save_interval_secs=1e-9, log_frequency=1))
   done.set()
   evaluator.join()
   assert not errors
@@ -577,13 +574,14 @@ class Runs:
 
 
 def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted, tmp_path):
-  config, _ = interrupted
+  config, expected = interrupted
   marker = tmp_path / "ran"
   content = pickle.dumps(Runs(marker))
-  for path in version(config).glob("model.ckpt-*"):
+  for path in version(config).path.glob("model.ckpt-*"):
     path.write_bytes(content)
-  assert_one_sentence(config, "model.ckpt-10 cannot be read")
-  (version(config) / "model.keras").write_bytes(content)
+  train(config)
+  assert_same_weights(saved_weights(config), expected)
+  (version(config).path / "model.keras").write_bytes(content)
   assert_one_sentence(config, "model.keras cannot be loaded")
   assert not marker.exists()
 
@@ -591,12 +589,13 @@ def test_a_pickle_in_place_of_a_checkpoint_or_a_network_does_not_run(interrupted
 def test_a_network_without_gammas_is_one_sentence(finished, tiny_network):
   for layer in tiny_network.layers:
     layer.trainable = False
-  tiny_network.save(version(finished, 1) / "model.keras")
+  tiny_network.save(version(finished, 1).path / "model.keras")
   assert_one_sentence(change(finished, checkpoint_version=1), "has no batch norm whose gammas could shut a channel")
 
 
 def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
-  path = tmp_path / "model.keras"
+  path = tmp_path / "run_1" / "model.keras"
+  path.parent.mkdir()
   tiny_network.save(path)
   with zipfile.ZipFile(path) as archive:
     members = {name: archive.read(name) for name in archive.namelist()}
@@ -607,50 +606,45 @@ def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
     for name, content in members.items():
       archive.writestr(name, content)
   with pytest.raises(UserError, match="model.keras cannot be loaded"):
-    checkpoints.load_network(tmp_path)
+    Version(tmp_path / "run", 1).network()
 
 
 # Signals, memory.
 
 
-def run_command(config):
-  flags = [f"--{name}={value}" for name, value in dataclasses.asdict(config).items() if value is not None]
-  return [sys.executable, "-m", "cifar10.cli.train", *flags]
-
-
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_between_far_apart_log_lines_saves_and_ends(tmp_path):
-  config = TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", seed=1, batch_size=16, log_frequency=100000
-  )
-  process = subprocess.Popen(run_command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  flags = ["--dataset=synthetic", "--seed=1", "--batch_size=16", "--log_frequency=100000"]
+  command = [*TRAIN_TINY, f"--train_dir={tmp_path / 'run'}", *flags]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   with process:
     try:
       for line in process.stdout:
         if ": step 0," in line:
           break
-      time.sleep(3)
+      time.sleep(2)
       process.send_signal(signal.SIGTERM)
       _, error = process.communicate(timeout=120)
     finally:
       process.kill()
   assert process.returncode == 128 + signal.SIGTERM
   assert "is saved in" in error.splitlines()[-1]
-  (step,) = checkpoints.checkpoint_steps(version(config))
+  (step,) = version(tmp_path / "run").checkpoint_steps()
   assert step > 1
 
 
 @pytest.mark.slow
 def test_memory_and_open_files_stay_flat_over_2000_steps(config, monkeypatch):
-  seen, log = [], train_module._Run._log
+  seen, log = [], Recorder._log
 
   def look(run, *figures):
     log(run, *figures)
     status = pathlib.Path("/proc/self/status").read_text()
     resident = int(status.partition("VmRSS:")[2].split()[0])
-    seen.append((run.step, resident, len(os.listdir("/proc/self/fd"))))
-    print(f"step {run.step}: {resident / 1024:.0f} MiB resident, {seen[-1][2]} files open")
+    seen.append((run.trainer.step, resident, len(os.listdir("/proc/self/fd"))))
+    print(f"step {run.trainer.step}: {resident / 1024:.0f} MiB resident, {seen[-1][2]} files open")
 
-  monkeypatch.setattr(train_module._Run, "_log", look)
+  monkeypatch.setattr(Recorder, "_log", look)
   train(change(config, max_steps=2400, log_frequency=100, save_interval_secs=1.0, squeeze_model=False))
   settled = [entry for entry in seen if entry[0] >= 400]
   assert len(settled) >= 20

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from cifar10.batch_norm import unfused
-from cifar10.checkpoints import TrainingState
 from cifar10.config import TrainConfig
-from cifar10.devices import open_strategy
-from cifar10.input_pipeline import Examples
+from cifar10.datasets.examples import Examples
 from cifar10.models import MODELS
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso, penalties, squeeze
-from cifar10.train import _train_steps
+from cifar10.training.step import make_train_steps
+from cifar10.training.workers import open_strategy
+from cifar10.training_state import TrainingState
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
@@ -66,8 +66,8 @@ def train(state, expected):
 
   before = {"group_lasso": group_lasso(state.model, by_path), "fake_sparsity": fake_sparsity(state.model, by_path)}
   with mock.patch("cifar10.input_pipeline.batch", batch):
-    train_steps = _train_steps(config, open_strategy("one_device"), state, optimizer, Examples(images, labels), by_path)
-    figures = [train_steps(1) for _ in range(expected["steps"])]
+    train = make_train_steps(config, open_strategy("one_device"), state, optimizer, Examples(images, labels), by_path)
+    figures = [train(1) for _ in range(expected["steps"])]
   losses = np.array([figure["loss"] for figure in figures])
   return losses, *(np.array([figure[name] for figure in (before, *figures)]) for name in before)
 

@@ -1,17 +1,18 @@
-import dataclasses
 import struct
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import change
 
-from cifar10.checkpoints import replace_version, version_dir
 from cifar10.cli import predict as command
 from cifar10.config import PredictConfig
+from cifar10.datasets.examples import CLASS_NAMES, SYNTHETIC_CLASS_NAMES
 from cifar10.errors import UserError
-from cifar10.input_pipeline import CLASS_NAMES, SYNTHETIC_CLASS_NAMES, standardize
+from cifar10.input_pipeline import standardize
 from cifar10.predict import predict, read_image
+from cifar10.version.directory import Version
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
 RGB = PIXELS[..., :3]
@@ -79,7 +80,7 @@ def test_the_largest_square_in_the_middle_is_scaled(write):
 
 @pytest.fixture
 def config(tmp_path, tiny_world, tiny_network):
-  replace_version(version_dir(tmp_path / "run", 3), tiny_network)
+  Version(tmp_path / "run", 3).replace(tiny_network)
   return PredictConfig(checkpoint_version=3, checkpoint_dir=str(tmp_path / "run"), dataset="synthetic")
 
 
@@ -87,7 +88,7 @@ def config(tmp_path, tiny_world, tiny_network):
 def test_the_classes_are_those_of_the_network(config, tiny_network, synthetic, write, capsys, dataset, names):
   pixels = synthetic["test"].images[:3]
   images = tuple(write(png(each), f"{index}.png") for index, each in enumerate(pixels))
-  predict(dataclasses.replace(config, images=images, dataset=dataset, top=4))
+  predict(change(config, images=images, dataset=dataset, top=4))
   probabilities = tf.nn.softmax(tiny_network(standardize(pixels), training=False)).numpy()
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 3
@@ -151,7 +152,7 @@ def test_other_images_are_not_lost(config, write, tmp_path, capsys):
 
 def test_a_missing_version_is_one_sentence(config):
   with pytest.raises(UserError, match="there is no directory .*run_5: train --checkpoint_version 4 first"):
-    predict(dataclasses.replace(config, checkpoint_version=5, images=("a.png",)))
+    predict(change(config, checkpoint_version=5, images=("a.png",)))
 
 
 def test_webp_files_are_read_but_not_animated_ones(tmp_path):

@@ -1,23 +1,22 @@
-import dataclasses
 import html.parser
 import json
-import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
+from helpers import build_tiny_network, change, cut, directory, short_stage, version, write_record
 from matplotlib import image
 
-from cifar10 import checkpoints, input_pipeline
+from cifar10 import input_pipeline
 from cifar10.cli import report as command
-from cifar10.config import EvalConfig, ReportConfig, TrainConfig
+from cifar10.config import EvalConfig, ReportConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.models import MODELS
 from cifar10.report import report
-from cifar10.reporting.facts import read_chain
-from cifar10.reporting.page import page
+from cifar10.report.facts import read_chain
+from cifar10.report.page import page
 from cifar10.train import train
 
 HOSTILE = "<script>alert(1)</script>$x^$&\"'"
@@ -53,26 +52,23 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, synthetic, build_network):
+def trained(tmp_path_factory, synthetic):
   """A chain of three versions; two of the four gammas of version 1 are 0, so that version 2 is smaller."""
   directory = tmp_path_factory.mktemp("chain")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(MODELS, "cnn4", build_network)
+    patch.setitem(MODELS, "cnn4", build_tiny_network)
     patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir: synthetic[split])
-    config = TrainConfig(
-      train_dir=str(directory / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-      log_frequency=2, l1_penalty=0.0, learning_rate=0.01, exact_squeeze=False,
-    )  # fmt: skip
+    config = short_stage(directory / "run", log_frequency=2, exact_squeeze=False)
     train(config)
-    network = checkpoints.load_network(version(config.train_dir, 1))
+    network = version(config, 1).network()
     network.get_layer("conv1_bn").gamma.assign([1.0, 0.0, 0.8, 0.0])
-    checkpoints.replace_version(version(config.train_dir, 1), network)
-    train(dataclasses.replace(config, checkpoint_version=1, l1_penalty=2.0))
+    version(config, 1).replace(network)
+    train(change(config, checkpoint_version=1, l1_penalty=2.0))
     evaluation = EvalConfig(
       checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(directory / "eval")
     )
     for number, iteration in enumerate((20, 0, 0)):
-      evaluate(dataclasses.replace(evaluation, checkpoint_version=number, checkpoint_iter=iteration))
+      evaluate(change(evaluation, checkpoint_version=number, checkpoint_iter=iteration))
   return directory
 
 
@@ -81,10 +77,6 @@ def chain(trained, tmp_path):
   """The `--train_dir` of a copy of the chain."""
   shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
   return tmp_path / "run"
-
-
-def version(chain, number):
-  return checkpoints.version_dir(chain, number)
 
 
 def written(*chains, output_dir=None):
@@ -108,10 +100,11 @@ def reported(trained):
 
 def rewrite_stage(chain, number, change):
   """Writes a version's stage.json, and its backup, as `change` changes it, with a true checksum."""
-  stage = checkpoints.read_stage(version(chain, number))
+  stage = json.loads((directory(chain, number) / "stage.json").read_text())
+  del stage["sha256"]
   change(stage)
-  for _ in range(2):
-    checkpoints.write_stage(version(chain, number), stage)
+  for name in ("stage.json", "stage.json.old"):
+    write_record(directory(chain, number) / name, stage)
 
 
 def append(path, record):
@@ -120,9 +113,9 @@ def append(path, record):
 
 
 def test_the_page_has_the_figures_of_the_chain(reported, trained):
-  directory, shown = reported
+  made, shown = reported
   evaluations = [
-    json.loads((version(trained / "run", number) / "evaluations.jsonl").read_text()) for number in range(3)
+    json.loads((directory(trained / "run", number) / "evaluations.jsonl").read_text()) for number in range(3)
   ]
   for number, parameters in enumerate(("2,916", "2,916", "1,478")):
     start = shown.texts.index(str(number), shown.texts.index("latency"))
@@ -134,7 +127,7 @@ def test_the_page_has_the_figures_of_the_chain(reported, trained):
   assert "2,916 parameters became 1,478 (49% fewer)" in " ".join(shown.texts)
   assert "What is missing" not in shown.texts
   names = {"precision_parameters", "precision_multiply_adds", "channels", "training", "gammas_0", "gammas_1"}
-  assert {path.name for path in directory.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
+  assert {path.name for path in made.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
   assert shown.tags.count("svg") == len(names)
 
 
@@ -161,22 +154,23 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_runs_nothing(reported):
 
 def test_hostile_text_is_escaped(chain):
   def spoil(stage):
-    stage["flags"].update(dataset=HOSTILE, l1_penalty=HOSTILE, seed=[HOSTILE])
     layers = stage["finished"]["report"]["layers"]
     layers[HOSTILE] = layers.pop("conv1")
 
+  rewrite_stage(chain, 0, lambda stage: stage["flags"].update(dataset=HOSTILE, l1_penalty=HOSTILE, seed=[HOSTILE]))
   rewrite_stage(chain, 1, spoil)
-  gammas = version(chain, 1) / "gammas.npz"
+  gammas = directory(chain, 1) / "gammas.npz"
   np.savez(gammas, step=[0, 5], **{HOSTILE.replace("/", ""): np.ones((2, 4), np.float32)})
   exports = [{"format": HOSTILE, "path": HOSTILE, "bytes": HOSTILE, "latency_ms": 2.5, "precision": None}]
-  (version(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
+  (directory(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
   renamed = chain.with_name("<b>&run")
   for number in range(3):
-    version(chain, number).rename(version(renamed, number))
+    directory(chain, number).rename(directory(renamed, number))
   _, shown = written(renamed)
   assert shown.texts[0] == "<b>&run"
   assert not {"b", "script"} & set(shown.tags)
   assert HOSTILE in shown.texts
+  assert any(f"dataset is {HOSTILE!r}; expected one of" in text for text in shown.texts)
   assert f"2.50 ms ({HOSTILE})" in shown.texts
   assert any(text.startswith(HOSTILE[:23] + "…") for text in shown.texts)
 
@@ -188,7 +182,7 @@ def test_exports_are_listed(chain):
     {"format": "litert", "path": "model.tflite", "bytes": 2**19, "largest_difference": 1.2e-6, "agreement": 0.99,
      "precision": 0.51, "latency_ms": 1.5},
   ]  # fmt: skip
-  (version(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
+  (directory(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
   _, shown = written(chain)
   assert "1.50 ms (litert)" in shown.texts
   start = shown.texts.index("model.tflite")
@@ -197,28 +191,24 @@ def test_exports_are_listed(chain):
 
 def test_several_chains_are_compared(chain):
   for number in range(2):
-    shutil.copytree(version(chain, number), version(chain.with_name("other"), number))
-  directory, shown = written(chain, chain.with_name("other"))
-  assert directory.name == "run_comparison"
+    shutil.copytree(directory(chain, number), directory(chain.with_name("other"), number))
+  made, shown = written(chain, chain.with_name("other"))
+  assert made.name == "run_comparison"
   assert shown.texts[0] == "2 chains compared"
   first = shown.texts.index("Versions")
   assert shown.texts[first + 1] == "chain"
   table = shown.texts[first : shown.texts.index("Stages")]
   assert table.count("run") == 3 + 1  # The heading of its section too.
   assert table.count("other") == 2
-  names = {path.name for path in directory.glob("*.png")}
+  names = {path.name for path in made.glob("*.png")}
   assert {"chain_1_training.png", "chain_2_training.png", "chain_1_channels.png", "precision_parameters.png"} <= names
 
 
 def test_chains_of_one_name_are_told_apart_by_their_paths(chain, tmp_path):
   other = tmp_path / "elsewhere" / "run"
-  shutil.copytree(version(chain, 0), version(other, 0))
+  shutil.copytree(directory(chain, 0), directory(other, 0))
   _, shown = written(chain, other, output_dir=tmp_path / "out")
   assert {str(chain), str(other)} <= set(shown.texts)
-
-
-def cut(path):
-  os.truncate(path, path.stat().st_size // 2)
 
 
 def remove_stage(directory):
@@ -257,7 +247,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("damage", "sentence"), DAMAGE)
 def test_what_is_missing_is_said_and_the_rest_is_shown(chain, damage, sentence):
-  damage(version(chain, 1))
+  damage(directory(chain, 1))
   text = said(chain)
   assert "What is missing" in text
   assert sentence in text
@@ -267,24 +257,24 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(chain, damage, sentence):
 def test_a_chain_of_which_little_is_left_gives_a_page(chain):
   for number in range(2):
     for name in ("metrics.csv", "gammas.npz", "evaluations.jsonl"):
-      cut(version(chain, number) / name)
-    remove_stage(version(chain, number))
-  (version(chain, 2) / "evaluations.jsonl").unlink()
+      cut(directory(chain, number) / name)
+    remove_stage(directory(chain, number))
+  (directory(chain, 2) / "evaluations.jsonl").unlink()
   _, shown = written(chain)
   assert len([text for text in shown.texts if text.startswith("Version ")]) >= 7
   assert "1,478" in shown.texts
 
 
 def test_a_version_missing_in_the_middle_is_said(chain):
-  shutil.rmtree(version(chain, 1))
+  shutil.rmtree(directory(chain, 1))
   text = said(chain)
   assert "Version 1 is missing." in text
   assert "1,478" in text
 
 
 def test_a_far_version_leaves_one_sentence(chain):
-  version(chain, 20231124).mkdir()  # Has too many digits: something else than a version.
-  version(chain, 2000000).mkdir()
+  directory(chain, 20231124).mkdir()  # Has too many digits: something else than a version.
+  directory(chain, 2000000).mkdir()
   text = said(chain)
   assert "Versions 3 to 1999999 are missing." in text
   assert "20231124" not in text
@@ -307,7 +297,7 @@ def test_a_squeeze_report_with_other_fields_gives_a_page(chain, field):
 
 @pytest.mark.parametrize("field", ["precision", "loss", "parameters", "multiply_adds", "checkpoint_iter", "eval_data"])
 def test_an_evaluation_with_other_fields_gives_a_page(chain, field):
-  path = version(chain, 2) / "evaluations.jsonl"
+  path = directory(chain, 2) / "evaluations.jsonl"
   record = json.loads(path.read_text())
   for junk in JUNK:
     path.write_text(json.dumps({**record, field: junk}) + "\n")
@@ -315,16 +305,16 @@ def test_an_evaluation_with_other_fields_gives_a_page(chain, field):
 
 
 def test_costs_come_from_the_squeeze_before_or_the_network_itself(chain):
-  (version(chain, 2) / "evaluations.jsonl").unlink()
+  (directory(chain, 2) / "evaluations.jsonl").unlink()
   assert [v.parameters for v in read_chain(chain, "run").versions] == [2916, 2916, 1478]
-  shutil.rmtree(version(chain, 1))
-  shutil.rmtree(version(chain, 0))
+  shutil.rmtree(directory(chain, 1))
+  shutil.rmtree(directory(chain, 0))
   (only,) = read_chain(chain, "run").versions
   assert (only.parameters, only.multiply_adds) == (1478, 10880)
 
 
 def test_the_newest_evaluation_on_test_images_of_the_squeezed_network_counts(chain):
-  path = version(chain, 2) / "evaluations.jsonl"
+  path = directory(chain, 2) / "evaluations.jsonl"
   record = json.loads(path.read_text())
   append(path, {**record, "precision": 0.25})
   append(path, {**record, "precision": 0.5, "eval_data": "train_eval"})
@@ -333,7 +323,7 @@ def test_the_newest_evaluation_on_test_images_of_the_squeezed_network_counts(cha
 
 
 def test_evaluations_of_training_checkpoints_do_not_stand_for_a_version(chain):
-  path = version(chain, 2) / "evaluations.jsonl"
+  path = directory(chain, 2) / "evaluations.jsonl"
   path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint_iter": 10}) + "\n")
   assert read_chain(chain, "run").versions[2].evaluation is None
   assert f"{path} tells of training checkpoints alone" in said(chain)
@@ -341,9 +331,9 @@ def test_evaluations_of_training_checkpoints_do_not_stand_for_a_version(chain):
 
 def test_a_sentence_keeps_the_path_that_it_begins_with(chain, monkeypatch):
   monkeypatch.chdir(chain.parent)
-  shutil.copytree(version("run", 1), "my chains/run_1")
+  shutil.copytree(directory("run", 1), "my chains/run_1")
   for train_dir in ("run", "my chains/run"):
-    (version(train_dir, 1) / "gammas.npz").write_bytes(b"junk")
+    (directory(train_dir, 1) / "gammas.npz").write_bytes(b"junk")
     (sentence,) = [text for each in read_chain(train_dir, "run").versions for text in each.missing if "damaged" in text]
     assert sentence.startswith(f"{train_dir}_1/gammas.npz is damaged")
 
@@ -365,8 +355,8 @@ def test_an_output_dir_that_is_a_file_is_one_sentence(chain, tmp_path, capsys):
 
 
 def test_without_matplotlib_the_sentence_names_the_extra(chain, monkeypatch):
-  monkeypatch.delitem(sys.modules, "cifar10.reporting.pictures", raising=False)
-  monkeypatch.delattr("cifar10.reporting.pictures", raising=False)
+  monkeypatch.delitem(sys.modules, "cifar10.report.pictures", raising=False)
+  monkeypatch.delattr("cifar10.report.pictures", raising=False)
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   with pytest.raises(UserError, match=r"pip install 'cifar10-channel-pruning\[report\]'"):
     report(ReportConfig((str(chain),)))

@@ -1,112 +1,66 @@
-"""What the commands share: ranges of flags, parsing, and errors as one sentence."""
+"""What the commands share: flags of the settings that a config declares, parsing, and errors as one sentence."""
 
 import contextlib
-import math
+import dataclasses
 import os
+import re
 import signal
 import sys
 
 from absl import flags
 
+from cifar10 import config as settings
+
 BAD_INPUT = 1
 BAD_FLAGS = 2
+HELP = ("--help", "-help", "-h", "--h", "--help=true")
 
 
-def define_number(flag_values, name, default, text, integer=False, low=0, above=False, high=math.inf):
-  """Defines a flag for a finite number from `low` (or, with `above`, greater than it) to `high`."""
-  expected = f"a {'whole ' * integer}number {'above' if above else 'from'} {low}"
-  expected += f" to {high}" if high < math.inf else "" if above else " up"
-
-  class Number(flags.IntegerParser if integer else flags.FloatParser):
-    """Says what was expected, of text too."""
-
-    syntactic_help = ""
-
-    def parse(self, argument):
-      with contextlib.suppress(TypeError, ValueError):
-        value = super().parse(argument)
-        if low <= value <= high and value != math.inf and not (above and value == low):
-          return value
-      raise ValueError(f"expected {expected}")
-
-  flags.DEFINE(Number(), name, default, f"{text} ({expected})", flag_values=flag_values)
-
-
-def define_path(flag_values, name, default, text):
-  """Defines a flag for the path of a directory."""
-
-  class Path(flags.ArgumentParser):
-    """Refuses what cannot be one."""
-
-    def parse(self, argument):
-      return _path(argument)
-
-  flags.DEFINE(Path(), name, default, text, flag_values=flag_values)
-
-
-def define_version(flag_values, defaults, verb):
-  """Defines the flags that say which network of which version a command is to `verb`."""
-  version, directory, iteration = (getattr(defaults, f"checkpoint_{name}") for name in ("version", "dir", "iter"))
-  define_number(flag_values, "checkpoint_version", version, f"Version to {verb}.", integer=True, high=10**6)
-  text = "Directory of a version, without _<version>: cifar10-train's --train_dir."
-  define_path(flag_values, "checkpoint_dir", directory, text)
-  text = f"Step of the training checkpoint to {verb}; 0: the network that the version starts from; -1: the newest."
-  define_number(flag_values, "checkpoint_iter", iteration, text, integer=True, low=-1, high=2**31 - 1)
-
-
-def define_choices(flag_values, name, default, choices, text):
-  """Defines a flag for some of `choices`, separated by commas; its value is a tuple."""
-
-  class Choices(flags.ArgumentParser):
-    """Says what was expected."""
-
-    def parse(self, argument):
-      chosen = argument.split(",") if isinstance(argument, str) else argument
-      if not set(chosen) <= set(choices):
-        raise ValueError(f"expected some of {', '.join(choices)}, separated by commas")
-      return tuple(dict.fromkeys(chosen))
-
-  flags.DEFINE(Choices(), name, default, text, flag_values, flags.CsvListSerializer(","))
-
-
-def define_paths(flag_values, name, default, text):
-  """Defines a flag for a tuple of paths of directories, given with commas between them."""
-
-  class Paths(flags.ArgumentParser):
-    """Refuses a list that holds what cannot be one."""
-
-    def parse(self, argument):
-      return tuple(map(_path, argument.split(",") if isinstance(argument, str) else argument))
-
-  flags.DEFINE(Paths(), name, default, text, serializer=flags.ListSerializer(","), flag_values=flag_values)
-
-
-def parse(flag_values, usage, argv, positional=None):
-  """Parses the command line into a dict of flags; ends the program with 0 after --help, 2 on bad flags.
+def main(config_class, usage, function, argv=None):
+  """Runs a command: parses its command line and calls `function` with the config; returns the exit code.
 
   Args:
-    flag_values: the flags of the command.
-    usage: what --help says before it lists them.
-    argv: the command line, the program's name first.
-    positional: name under which the dict has the tuple of arguments that are no flags, one or more; by default
-      there may be none.
+    config_class: the class of its settings, of `cifar10.config`.
+    usage: what --help says before it lists the flags.
+    function: what the command does.
+    argv: the command line, the program's name first; by default the process's own.
   """
-  flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=flag_values)
-  flag_values.set_gnu_getopt(positional is not None)  # Flags may stand behind such arguments too.
+  argv = sys.argv if argv is None else argv
+  code = run(argv[0], function, config_class(**parse(config_class, usage, argv)))
+  return _written(argv[0], "", code)
+
+
+def flag_values(config_class):
+  """The flags of a config's settings, an `absl.flags.FlagValues`."""
+  values = flags.FlagValues()
+  flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=values)
+  declared = settings.declarations(config_class)
+  for field in dataclasses.fields(config_class):
+    if not declared[field.name].positional:
+      _define(values, field.name, field.default, declared[field.name])
+  for rule in getattr(config_class, "RULES", ()):
+    flags.register_multi_flags_validator(rule.names, rule.is_met, rule.sentence, flag_values=values)
+  return values
+
+
+def parse(config_class, usage, argv):
+  """Parses the command line into a dict of settings; ends the program with 0 after --help, 2 on bad flags."""
+  values = flag_values(config_class)
+  positional = [name for name, declared in settings.declarations(config_class).items() if declared.positional]
+  values.set_gnu_getopt(bool(positional))  # Flags may stand behind such arguments too.
   program = os.path.basename(argv[0])
-  if any(argument in ("--help", "-help", "-h", "--h", "--help=true") for argument in argv[1:]):
-    print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
-    sys.exit(0)
+  if any(argument in HELP for argument in argv[1:]):
+    sys.exit(_written(program, f"{usage}\n{values.get_help(include_special_flags=False)}\n", 0))
   try:
-    arguments = flag_values(argv)[1:]
+    arguments = values(argv)[1:]
   except flags.Error as error:
-    sys.exit(_complain(program, f"{error}; {program} --help lists the flags", BAD_FLAGS))
+    sys.exit(_complain(program, f"{_one_line(error)}; {program} --help lists the flags", BAD_FLAGS))
   if arguments and not positional:
     sys.exit(_complain(program, f"stray argument {arguments[0]!r}; {program} --help lists the flags", BAD_FLAGS))
   if positional and not arguments:
-    sys.exit(_complain(program, f"no {positional} are given; {program} --help says what is expected", BAD_FLAGS))
-  values = flag_values.flag_values_dict() | ({positional: tuple(arguments)} if positional else {})
-  return {name: value for name, value in values.items() if name not in ("help", "h")}
+    sys.exit(_complain(program, f"no {positional[0]} are given; {program} --help says what is expected", BAD_FLAGS))
+  given = {name: value for name, value in values.flag_values_dict().items() if name not in ("help", "h")}
+  return given | {name: tuple(arguments) for name in positional}
 
 
 def run(program, function, config):
@@ -116,11 +70,11 @@ def run(program, function, config):
   try:
     function(config)
   except UserError as error:
-    return _complain(program, error, BAD_INPUT)
+    return _complain(program, "\n".join(map(_one_line, error.args)), BAD_INPUT)
   except Interrupted as interrupted:
-    return _complain(program, interrupted, 128 + interrupted.signum)
+    return _complain(program, _one_line(interrupted), 128 + interrupted.signum)
   except OSError as error:
-    return _complain(program, f"{error}.", BAD_INPUT)
+    return _complain(program, _one_line(f"{error}."), BAD_INPUT)
   except Exception as error:
     if "tensorflow" in sys.modules and isinstance(error, sys.modules["tensorflow"].errors.OpError):
       return _complain(program, f"{first_line(error)}.", BAD_INPUT)
@@ -130,13 +84,81 @@ def run(program, function, config):
   return 0
 
 
-def _path(argument):
-  if not argument or "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
-    raise ValueError("expected the path of a directory, in UTF-8")
-  return argument
+class _Parser(flags.ArgumentParser):
+  """Takes from the command line what a declaration admits, and says what was expected instead of anything else."""
+
+  syntactic_help = ""
+
+  def __init__(self, declaration, convert):
+    self.declaration = declaration
+    self.convert = convert
+
+  def parse(self, argument):
+    try:
+      value = self.convert(argument) if isinstance(argument, str) else argument
+      admitted = self.declaration.admits(value)
+    except ValueError:
+      admitted = False
+    if not admitted:
+      raise ValueError(f"expected {self.declaration.expected}")
+    return value
+
+
+def _define(values, name, default, declared):
+  match declared:
+    case settings.Number():
+      text, convert = f"{declared.help} ({declared.expected})", _whole_number if declared.whole else _number
+      flags.DEFINE(_Parser(declared, convert), name, default, text, flag_values=values)
+    case settings.Choices():
+      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.CsvListSerializer(","))
+    case settings.Choice():
+      flags.DEFINE_enum(name, default, declared.choices, declared.help, flag_values=values)
+    case settings.Switch():
+      flags.DEFINE_bool(name, default, declared.help, flag_values=values)
+    case settings.Paths():
+      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.ListSerializer(","))
+    case settings.Path():
+      flags.DEFINE(_Parser(declared, str), name, default, declared.help, flag_values=values)
+    case _:
+      raise TypeError(f"{name} is declared by {declared!r}, of which no flag can be made")
+
+
+def _whole_number(text):
+  if not re.fullmatch(r"[+-]?[0-9]+", text):
+    raise ValueError(text)
+  return int(text)
+
+
+def _number(text):
+  if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+    raise ValueError(text)
+  return float(text)
+
+
+def _listed(text):
+  return tuple(dict.fromkeys(text.split(",")))
+
+
+def _one_line(text):
+  """The text with escapes in the place of line breaks and all else that a console does not print."""
+  return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
 
 
 def _complain(program, message, code):
   printable = f"{os.path.basename(program)}: {message}".encode(errors="backslashreplace").decode()
-  print(printable, file=sys.stderr)
+  with contextlib.suppress(OSError):  # Where stderr is gone, the exit code is left.
+    print(printable, file=sys.stderr, flush=True)
+  return code
+
+
+def _written(program, text, code):
+  """The exit code once all output and a last text are written; where stdout does not take it, that is said."""
+  try:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  except OSError as error:
+    # What is left in the buffer would fail again as Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+      return _complain(program, f"stdout cannot be written ({error.strerror}).", code or BAD_INPUT)
   return code

@@ -3,8 +3,6 @@
 import os
 import sys
 
-from absl import flags
-
 from cifar10.cli import command
 from cifar10.config import PredictConfig
 
@@ -14,26 +12,9 @@ middle is scaled to 32x32.
 """
 
 
-def flag_values():
-  """The flags of the command."""
-  values, defaults = flags.FlagValues(), PredictConfig()
-  command.define_version(values, defaults, "use")
-  flags.DEFINE_enum(
-    "dataset",
-    defaults.dataset,
-    ["cifar10", "synthetic"],
-    "Data set that the version was trained on; it names the classes.",
-    flag_values=values,
-  )
-  command.define_number(values, "top", defaults.top, "Classes to print.", integer=True, low=1, high=10)
-  return values
-
-
 def main(argv=None):
   """Runs the command; returns its exit code."""
-  argv = sys.argv if argv is None else argv
-  config = PredictConfig(**command.parse(flag_values(), USAGE, argv, positional="images"))
-  return command.run(argv[0], _predict, config)
+  return command.main(PredictConfig, USAGE, _predict, argv)
 
 
 def _predict(config):

@@ -22,8 +22,8 @@ def seconds_in_turns(
     ValueError: `repeats` is less than 1.
 
   >>> seconds = seconds_in_turns({"few": lambda: sum(range(10)), "many": lambda: sum(range(100_000))}, repeats=3)
-  >>> len(seconds["few"]), min(seconds["few"]) < max(seconds["many"])
-  (3, True)
+  >>> {name: len(each) for name, each in seconds.items()}
+  {'few': 3, 'many': 3}
   """
   if repeats < 1:
     raise ValueError(f"repeats is {repeats}; it is a whole number of 1 or more")

@@ -1,0 +1,1 @@
+"""A checkpoint version: `directory.py` is what others ask; the other files are what stands in the directory."""

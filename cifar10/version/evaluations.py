@@ -1,0 +1,89 @@
+"""The records of evaluations, `evaluations.jsonl`: a line of JSON for each.
+
+A record names, as `network`, the checksum of the network that its version started from. Where that is not the one that
+stands there now, the record tells of another network, and is passed over.
+"""
+
+import json
+import math
+import pathlib
+
+from cifar10.version.files import MOST_BYTES, append_line, atomic_file, read
+from cifar10.version.network import checksum
+from cifar10.version.stage import dataset_of
+
+EVALUATIONS_FILE = "evaluations.jsonl"
+NEEDED = ("precision", "loss", "checkpoint_iter")
+OTHERS = ("examples", "parameters", "multiply_adds")
+
+
+def add_evaluation(directory, record):
+  """Appends the record of an evaluation of the version as it is now, a dict ready for JSON."""
+  append_line(directory / EVALUATIONS_FILE, json.dumps({**record, "network": checksum(directory)}))
+
+
+def leave_to(directory, network):
+  """Has the records that name no network name this one, a checksum, before another comes into its place."""
+  path = directory / EVALUATIONS_FILE
+  if not path.exists():
+    return
+  lines = read(path, MOST_BYTES).splitlines()
+  records = [_record(line) for line in lines]
+  named = [
+    json.dumps({**json.loads(line), "network": network}).encode() if record and not record.get("network") else line
+    for line, record in zip(lines, records)
+  ]
+  if named != lines:
+    with atomic_file(path) as file:
+      file.write(b"".join(line + b"\n" for line in named))
+
+
+def read_evaluations(directory):
+  """Reads the records of a version's directory.
+
+  Returns:
+    List of dicts, in the order of the file, those of another network left out, and how many lines cannot be read.
+
+  Raises:
+    UserError: the file cannot be read, or is too large.
+  """
+  path, network = directory / EVALUATIONS_FILE, checksum(directory)
+  lines = read(path, MOST_BYTES).splitlines() if path.exists() else []
+  records = [_record(line) for line in lines if line.strip()]
+  ours = [record for record in records if record and (network is None or record.get("network") in (None, network))]
+  return ours, records.count(None)
+
+
+def newest_evaluation(train_dir, number):
+  """What `newest_of` finds in the directory of version `number` of a chain."""
+  directory, before = (pathlib.Path(f"{train_dir}_{each}") for each in (number, number - 1))
+  return newest_of(read_evaluations(directory)[0], number, dataset_of(directory, before))
+
+
+def newest_of(records, number, dataset):
+  """The last evaluation on test images of the network that version `number` stands for; None without one.
+
+  That is the network that it starts from, which stage V-1 left to version V; of version 0, the network that it became.
+  Evaluations on another data set than `dataset`, on which it was trained, do not count; None if that is unknown.
+  """
+  own = [record for record in records if dataset is None or record.get("dataset", dataset) == dataset]
+  tests = [record for record in own if record["eval_data"] == "test"]
+  usual = [record for record in tests if (record["checkpoint_iter"] > 0) == (number == 0)]
+  return usual[-1] if usual else None
+
+
+def number(value):
+  """`value` if it is a finite number of a size that can be drawn, else None."""
+  usable = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
+  return value if usable and math.isfinite(value) else None
+
+
+def _record(line):
+  """One line as a dict; None if it was cut, or is something else."""
+  try:
+    record = json.loads(line)
+    numbers = {name: number(record[name]) for name in NEEDED}
+    others = {name: number(record.get(name)) for name in OTHERS}
+    return None if None in numbers.values() else {**record, **numbers, **others, "eval_data": record["eval_data"]}
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    return None
