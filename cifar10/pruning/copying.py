@@ -107,6 +107,8 @@ class Copier:
     if kind.__module__.startswith("tensorflow."):
       if "polymorphic_function" in kind.__module__:
         raise CannotCopyError("a tf.function keeps to what it was traced with")
+      if kind.__name__ == "TrackableReference":  # What a checkpoint of the layer saves.
+        return kind(value.name, self._copy(value.ref))
       return value  # Tables, types, specifications.
     plain = all(getattr(kind, name, None) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
     if plain and hasattr(value, "__dict__") and kind.__getstate__ is object.__getstate__:

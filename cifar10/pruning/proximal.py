@@ -56,7 +56,8 @@ class ProximalSGD(keras.optimizers.SGD):
   averages take the place of weights. Both schedules are asked for the same steps.
 
   `learning_rate` and `l1_penalty` may be set while training goes on, and count from the next step. What cannot change
-  in a compiled step is refused once the optimizer is built.
+  in a compiled step is refused once the optimizer is built. Where Keras has put it into a `LossScaleOptimizer`, as
+  `compile` does for mixed_float16, set `model.optimizer.inner_optimizer.l1_penalty`.
 
   Args:
     learning_rate: a float, a `LearningRateSchedule` or a callable, as for `keras.optimizers.SGD`.

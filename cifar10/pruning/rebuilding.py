@@ -100,7 +100,7 @@ class _Rebuilding:
       if self._piece(node.operation).bypassed:
         tensors[id(node.outputs[0])] = tensors[id(node.inputs[0])]
       elif not node.is_input:
-        args, kwargs = node.arguments(tensors)
+        args, kwargs = keras.tree.map_structure(self._own, node.arguments(tensors))
         changed = self._piece(node.operation).args
         args = [changed.get(index, value) for index, value in enumerate(args)]
         outputs = self._copied(node.operation)(*args, **kwargs)
@@ -186,6 +186,10 @@ class _Rebuilding:
         copy = self._carried_over(operation)
       self.made[id(operation)] = operation, copy
     return self.made[id(operation)][1]
+
+  def _own(self, value):
+    """A copy of a variable that an operation is called with."""
+    return self.copier.copy(value) if isinstance(value, keras.Variable) else value
 
   def _is_resized(self, operation):
     """Whether anything goes of what the operation reads or makes."""

@@ -165,6 +165,33 @@ def test_copies_train_and_are_saved_like_their_originals(randomize, shut, tmp_pa
     assert (after[path] != before[path]).all()
 
 
+def test_copies_are_in_checkpoints_and_exports(randomize, shut, tmp_path):
+  model = around(layers.LayerNormalization, randomize, shut)
+  smaller, _ = squeeze(model)
+  checkpoint = tf.train.Checkpoint(model=smaller)
+  path = checkpoint.save(tmp_path / "checkpoint")
+  for variable in smaller.variables:
+    variable.assign(variable * 0)
+  checkpoint.restore(path).assert_consumed()
+  assert_same_function(model, smaller)
+  smaller.export(tmp_path / "saved_model", verbose=False)
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+  loaded = tf.saved_model.load(tmp_path / "saved_model")
+  np.testing.assert_allclose(loaded.serve(images), model(images), rtol=1e-9)
+
+
+def test_variables_that_operations_are_called_with_are_copied(randomize, shut):
+  gain = keras.Variable(np.arange(1.0, 5.0), dtype="float64")
+  images = image()
+  x = layers.Conv2D(4, 1, name="b")(conv_bn(images, "a", 6)) * gain
+  model = randomize(keras.Model(images, layers.Conv2D(2, 3, name="end")(x)))
+  shut(model, "a_bn", [1, 2], -1)
+  smaller, _ = assert_squeezes(model)
+  before = outputs(smaller)
+  gain.assign(gain * 0)
+  np.testing.assert_array_equal(outputs(smaller), before)
+
+
 def test_what_lookups_and_boundaries_have_learnt_is_copied(shut):
   numbers = keras.Input((4,), name="numbers")
   bins = layers.Discretization(num_bins=4, output_mode="int")
