@@ -14,8 +14,8 @@ import pytest
 import sweep
 from helpers import build_tiny_network
 
-from cifar10 import input_pipeline
 from cifar10.config import TrainConfig
+from cifar10.datasets.examples import Examples
 from cifar10.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -261,7 +261,7 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
 
 
 def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, synthetic):
-  few = input_pipeline.Examples(*(array[:100] for array in synthetic["test"]))
+  few = Examples(*(array[:100] for array in synthetic["test"]))
   monkeypatch.setattr(benchmark, "load_data", lambda dataset, split: few)
   monkeypatch.setattr(benchmark, "MATRIX_SIZE", 64)
   monkeypatch.setattr(benchmark, "BATCH_SIZE", 5)

@@ -27,7 +27,7 @@ from cifar10.training_state import TrainingState, update_averages
 from cifar10.version import checkpoints
 from cifar10.version.metrics import read_gammas
 
-pytestmark = pytest.mark.usefixtures("tiny_world")
+pytestmark = pytest.mark.usefixtures("tiny_world", "default_signals")
 
 
 def contents(directory):
@@ -417,7 +417,7 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
       "sync_batch_norm": True,
     },
     {"squeeze_model": True, "stop_at_plateau": True},
-    {"target_sparsity": 0.5, "jit_compile": True},
+    {"target_sparsity": 0.5, "jit_compile": True, "l1_penalty": 0.5},
   ],
 )
 def test_what_changes_within_a_stage_is_said(after, capsys, flags):

@@ -87,7 +87,7 @@ def test_a_row_cut_short_by_a_crash_is_dropped(tmp_path):
 @pytest.fixture
 def gamma_steps(monkeypatch):
   """A tenth of the steps at which gammas are recorded."""
-  monkeypatch.setattr("cifar10.metrics.GAMMA_STEPS", GAMMA_STEPS // 10)
+  monkeypatch.setattr("cifar10.version.metrics.GAMMA_STEPS", GAMMA_STEPS // 10)
   return GAMMA_STEPS // 10
 
 
