@@ -72,11 +72,17 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
   examples = Examples(*(array[:300] for array in synthetic["test"]))
   precision, loss = reference_figures(averaged_model(state), examples)
   assert record == {
-    "checkpoint_version": 1, "checkpoint_iter": 20, "dataset": "synthetic", "eval_data": "test", "examples": 300,
-    "precision": pytest.approx(precision), "loss": pytest.approx(loss, rel=1e-5),
-    "parameters": tiny_network.count_params(), "multiply_adds": 8 * 8 * 25 * 3 * 4 + 64 * 4 * 10,
+    "checkpoint_version": 1,
+    "checkpoint_iter": 20,
+    "dataset": "synthetic",
+    "eval_data": "test",
+    "examples": 300,
+    "precision": pytest.approx(precision),
+    "loss": pytest.approx(loss, rel=1e-5),
+    "parameters": tiny_network.count_params(),
+    "multiply_adds": 8 * 8 * 25 * 3 * 4 + 64 * 4 * 10,
     "network": version(config.checkpoint_dir, 1).network_checksum(),
-  }  # fmt: skip
+  }
   events = [
     event
     for path in (tmp_path / "eval" / "run_1").iterdir()

@@ -75,9 +75,13 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
   assert written.pop("time")
   rows = {row.pop("format"): row for row in written.pop("exports")}
   assert written == {
-    "checkpoint_iter": 0, "dataset": "synthetic", "examples": 200, "input": input, "softmax": input == "uint8",
+    "checkpoint_iter": 0,
+    "dataset": "synthetic",
+    "examples": 200,
+    "input": input,
+    "softmax": input == "uint8",
     "network": Version(config.checkpoint_dir, version).network_checksum(),
-  }  # fmt: skip
+  }
   assert list(rows) == ["keras", *FILES]
   directory = Version(config.checkpoint_dir, version).path
   given = images if input == "uint8" else standardize(images).numpy()

@@ -129,10 +129,12 @@ def test_killed_and_restarted_every_version_is_the_same(monkeypatch, capsys, net
 @pytest.mark.parametrize(
   ("suffix", "damage"),
   [
-    ("data-00000-of-00001", cut), ("index", cut), ("index", lambda path: path.write_bytes(b"")),
+    ("data-00000-of-00001", cut),
+    ("index", cut),
+    ("index", lambda path: path.write_bytes(b"")),
     *(("data-00000-of-00001", lambda path, place=place: flip(path, place)) for place in (0.1, 0.5, 0.99)),
   ],
-)  # fmt: skip
+)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, capsys, suffix, damage):
   config, expected = interrupted
   damage(version(config).path / f"model.ckpt-20.{suffix}")
@@ -599,9 +601,9 @@ def test_a_network_of_unknown_classes_is_refused(tmp_path, tiny_network):
   tiny_network.save(path)
   with zipfile.ZipFile(path) as archive:
     members = {name: archive.read(name) for name in archive.namelist()}
-  members["config.json"] = members["config.json"].replace(b'"ReLU"', b'"Popen"').replace(
-    b'"keras.layers"', b'"subprocess"'
-  )  # fmt: skip
+  members["config.json"] = (
+    members["config.json"].replace(b'"ReLU"', b'"Popen"').replace(b'"keras.layers"', b'"subprocess"')
+  )
   with zipfile.ZipFile(path, "w") as archive:
     for name, content in members.items():
       archive.writestr(name, content)

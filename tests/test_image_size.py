@@ -19,9 +19,16 @@ def encoded(kind, width=37, height=21, **settings):
 
 
 KINDS = [
-  ("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG", {"exif": bytes(5000), "comment": b"\xff\xc0"}),
-  ("GIF", {}), ("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"exif": b"Exif\0\0MM"}),
-]  # fmt: skip
+  ("PNG", {}),
+  ("JPEG", {}),
+  ("JPEG", {"progressive": True}),
+  ("JPEG", {"exif": bytes(5000), "comment": b"\xff\xc0"}),
+  ("GIF", {}),
+  ("BMP", {}),
+  ("WEBP", {}),
+  ("WEBP", {"lossless": True}),
+  ("WEBP", {"exif": b"Exif\0\0MM"}),
+]
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS)

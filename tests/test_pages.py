@@ -33,9 +33,12 @@ MARKDOWN = MarkdownIt("commonmark").enable("table")
 LANGUAGES = ("bibtex", "python", "sh", "text")
 FENCES = ("```", "~~~")
 MODULES = {
-  "cifar10-train": train, "cifar10-eval": evaluate, "cifar10-export": export, "cifar10-predict": predict,
+  "cifar10-train": train,
+  "cifar10-eval": evaluate,
+  "cifar10-export": export,
+  "cifar10-predict": predict,
   "cifar10-report": report,
-}  # fmt: skip
+}
 # What is added to each command, so that it takes no time.
 SHRUNK = {
   "cifar10-train": ["--dataset=synthetic", "--max_steps=3", "--batch_size=2", "--overwrite"],

@@ -177,11 +177,25 @@ def test_hostile_text_is_escaped(chain):
 
 def test_exports_are_listed(chain):
   exports = [
-    {"format": "keras", "path": None, "bytes": 2**20, "largest_difference": 0.0, "agreement": 1.0, "precision": 0.5,
-     "latency_ms": 3.0},
-    {"format": "litert", "path": "model.tflite", "bytes": 2**19, "largest_difference": 1.2e-6, "agreement": 0.99,
-     "precision": 0.51, "latency_ms": 1.5},
-  ]  # fmt: skip
+    {
+      "format": "keras",
+      "path": None,
+      "bytes": 2**20,
+      "largest_difference": 0.0,
+      "agreement": 1.0,
+      "precision": 0.5,
+      "latency_ms": 3.0,
+    },
+    {
+      "format": "litert",
+      "path": "model.tflite",
+      "bytes": 2**19,
+      "largest_difference": 1.2e-6,
+      "agreement": 0.99,
+      "precision": 0.51,
+      "latency_ms": 1.5,
+    },
+  ]
   (directory(chain, 2) / "export.json").write_text(json.dumps({"exports": exports}))
   _, shown = written(chain)
   assert "1.50 ms (litert)" in shown.texts

@@ -143,10 +143,12 @@ def start_sweep(tmp_path, default_signals):
 
   def start(*arguments, **environment):
     return subprocess.Popen(
-      [sys.executable, "-c", program, str(tmp_path / "run"), *arguments], text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      [sys.executable, "-c", program, str(tmp_path / "run"), *arguments],
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
       env={**os.environ, "PYTHONPATH": str(SCRIPTS), "WORKPLACE": str(tmp_path), **environment},
-    )  # fmt: skip
+    )
 
   return start
 
@@ -180,14 +182,22 @@ def test_a_sweep_runs_every_chain_and_its_table_shows_them(start_sweep, tmp_path
   assert [module for module, _ in made] == ["cifar10.cli.train", "cifar10.cli.evaluate"] * 12
   assert [flags for _, flags in made[:6:2]] == [
     {
-      "dataset": "synthetic", "train_dir": f"{tmp_path}/run_resnet20_p0.003_s1", "checkpoint_version": str(version),
-      "seed": "1", "max_steps": steps, "batch_size": "4", **flags,
+      "dataset": "synthetic",
+      "train_dir": f"{tmp_path}/run_resnet20_p0.003_s1",
+      "checkpoint_version": str(version),
+      "seed": "1",
+      "max_steps": steps,
+      "batch_size": "4",
+      **flags,
     }
-    for version, (steps, flags) in enumerate([
-      ("10", {"model": "resnet20", "l1_penalty": "0.001"}), ("20", {"l1_penalty": "0.003"}),
-      ("30", {"l1_penalty": "0.0", "learning_rate": "0.01"}),
-    ])
-  ]  # fmt: skip
+    for version, (steps, flags) in enumerate(
+      [
+        ("10", {"model": "resnet20", "l1_penalty": "0.001"}),
+        ("20", {"l1_penalty": "0.003"}),
+        ("30", {"l1_penalty": "0.0", "learning_rate": "0.01"}),
+      ]
+    )
+  ]
 
 
 def test_a_sweep_goes_on_after_a_failure_and_runs_again(start_sweep, tmp_path):
@@ -317,9 +327,17 @@ def test_the_quickstart_runs():
 @pytest.mark.slow
 def test_a_sweep_of_real_chains_runs_and_changes_nothing_when_run_again(tmp_path):
   program = [
-    sys.executable, SCRIPTS / "sweep.py", tmp_path / "run", "--penalties=4,6", "--seeds=1", "--models=cnn4",
-    "--steps=2,3,2", "--dataset=synthetic", "--", "--batch_size=2",
-  ]  # fmt: skip
+    sys.executable,
+    SCRIPTS / "sweep.py",
+    tmp_path / "run",
+    "--penalties=4,6",
+    "--seeds=1",
+    "--models=cnn4",
+    "--steps=2,3,2",
+    "--dataset=synthetic",
+    "--",
+    "--batch_size=2",
+  ]
   tables = []
   for again in (False, True):
     result = subprocess.run(program, capture_output=True, text=True, check=False)
@@ -335,9 +353,14 @@ def test_a_sweep_of_real_chains_runs_and_changes_nothing_when_run_again(tmp_path
 @pytest.mark.parametrize("model", ["resnet20", "cnn4"])
 def test_reproduce_runs_the_chain_and_can_run_again(tmp_path, model):
   environment = {
-    **os.environ, "DATASET": "synthetic", "TRAIN_DIR": str(tmp_path / "a run"), "STAGE1_STEPS": "2",
-    "STAGE2_STEPS": "3", "STAGE3_STEPS": "2", "STAGE2_PENALTY": "4",
-  }  # fmt: skip
+    **os.environ,
+    "DATASET": "synthetic",
+    "TRAIN_DIR": str(tmp_path / "a run"),
+    "STAGE1_STEPS": "2",
+    "STAGE2_STEPS": "3",
+    "STAGE3_STEPS": "2",
+    "STAGE2_PENALTY": "4",
+  }
   for again in (False, True):
     result = subprocess.run(
       [SCRIPTS / "reproduce.sh", model, "--batch_size=2"], capture_output=True, text=True, check=False, env=environment

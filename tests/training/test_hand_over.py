@@ -23,9 +23,16 @@ from cifar10.version.exports import read_exports, write_exports
 @pytest.fixture
 def config(tmp_path, tiny_world):
   return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
+    train_dir=str(tmp_path / "run"),
+    dataset="synthetic",
+    model="cnn4",
+    seed=3,
+    max_steps=20,
+    batch_size=8,
+    log_frequency=5,
+    l1_penalty=0.0,
+    learning_rate=0.01,
+  )
 
 
 @pytest.fixture

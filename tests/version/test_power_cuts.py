@@ -24,9 +24,16 @@ DATA, INDEX = "data-00000-of-00001", "index"
 @pytest.fixture
 def config(tmp_path, tiny_world):
   return TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
+    train_dir=str(tmp_path / "run"),
+    dataset="synthetic",
+    model="cnn4",
+    seed=3,
+    max_steps=20,
+    batch_size=8,
+    log_frequency=5,
+    l1_penalty=0.0,
+    learning_rate=0.01,
+  )
 
 
 def change(config, **settings):
@@ -228,8 +235,10 @@ def test_a_kill_while_the_index_of_the_first_checkpoint_is_written_does_not_bloc
   flags = [f"--{name}={getattr(config, name)}" for name in given]
   killed = subprocess.run(
     [sys.executable, "-c", KILLED_AT_THE_FIRST_INDEX, *flags, "--l1_penalty=0", str(left)],
-    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}, capture_output=True, check=False,
-  )  # fmt: skip
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+    capture_output=True,
+    check=False,
+  )
   assert killed.returncode == -9, killed.stderr
   version = Version(config.train_dir, 0)
   assert version.checkpoint_steps() == []

@@ -56,9 +56,16 @@ def test_a_record_that_is_no_file_or_too_large_is_one_sentence(tmp_path, name, p
 @pytest.fixture
 def config(tmp_path, tiny_world):
   config = TrainConfig(
-    train_dir=str(tmp_path / "run"), dataset="synthetic", model="cnn4", seed=3, max_steps=20, batch_size=8,
-    log_frequency=5, l1_penalty=0.0, learning_rate=0.01,
-  )  # fmt: skip
+    train_dir=str(tmp_path / "run"),
+    dataset="synthetic",
+    model="cnn4",
+    seed=3,
+    max_steps=20,
+    batch_size=8,
+    log_frequency=5,
+    l1_penalty=0.0,
+    learning_rate=0.01,
+  )
   train(config)
   return config
 
@@ -75,12 +82,23 @@ def test_a_stage_whose_checkpoints_are_no_files_goes_on_from_the_one_before(conf
 
 LAYER = {"channels": 4, "removed": 1}
 STAGES = [
-  {"penalties": [1]}, {"penalties": {"a": "1"}}, {"packages": {"keras": 3}}, {"packages": "x"},
-  {"progress": {"step": 10**19, "seconds": 1.0}}, {"progress": {"step": 5, "seconds": float("inf")}},
-  *({"finished": {"step": 20, **other}} for other in (
-    {"exact": "yes"}, {"multiple_of": 1.5}, {"recalibration_batches": [1]}, {"report": 7}, {"report": [1]},
-  )),
-]  # fmt: skip
+  {"penalties": [1]},
+  {"penalties": {"a": "1"}},
+  {"packages": {"keras": 3}},
+  {"packages": "x"},
+  {"progress": {"step": 10**19, "seconds": 1.0}},
+  {"progress": {"step": 5, "seconds": float("inf")}},
+  *(
+    {"finished": {"step": 20, **other}}
+    for other in (
+      {"exact": "yes"},
+      {"multiple_of": 1.5},
+      {"recalibration_batches": [1]},
+      {"report": 7},
+      {"report": [1]},
+    )
+  ),
+]
 REPORTS = [
   {"parameters_before": float("inf"), "multiply_adds_after": float("nan")},
   {"layers": {"conv1": {"channels": float("inf"), "removed": 0}}},
