@@ -103,7 +103,7 @@ class _Rebuilding:
         args, kwargs = keras.tree.map_structure(self._own, node.arguments(tensors))
         changed = self._piece(node.operation).args
         args = [changed.get(index, value) for index, value in enumerate(args)]
-        outputs = self._copied(node.operation)(*args, **kwargs)
+        outputs = self._called(node.operation, args, kwargs)
         tensors.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
     inputs, outputs = (
       keras.tree.map_structure(lambda tensor: tensors[id(tensor)], structure)
@@ -186,6 +186,17 @@ class _Rebuilding:
         copy = self._carried_over(operation)
       self.made[id(operation)] = operation, copy
     return self.made[id(operation)][1]
+
+  def _called(self, operation, args, kwargs):
+    """What takes the place of an operation, called on symbolic tensors."""
+    copy = self._copied(operation)
+    try:
+      return copy(*args, **kwargs)
+    except Exception as error:
+      raise ValueError(
+        f"layer {self._name(operation)}, a {type(operation).__name__}, cannot be called on what it gets without the "
+        f"channels that go ({_cause(error)}): mend its rule or its build, or name the layers before it in keep"
+      ) from error
 
   def _own(self, value):
     """A copy of a variable that an operation is called with."""

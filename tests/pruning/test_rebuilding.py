@@ -338,6 +338,25 @@ def test_a_layer_that_cannot_be_made_from_its_config_is_named(randomize, shut, o
   assert plan(model).layers["a"].removed == 1
 
 
+def test_a_layer_that_cannot_be_called_without_the_channels_that_go_is_named(randomize, shut, own_rules):
+  class Fixed(layers.Layer):
+    """Its rule says that it takes any number of channels."""
+
+    def call(self, x):
+      return x + keras.ops.ones((1, 1, 1, 6), x.dtype)
+
+  register(Fixed, rules.Elementwise())
+  images = image()
+  x = Fixed(name="own")(conv_bn(images, "a", 6))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 3)(x)))
+  shut(model, "a_bn", [1, 2], -1)
+  with pytest.raises(
+    ValueError, match=r"layer own, a Fixed, cannot be called on what it gets without.*name the layers"
+  ):
+    squeeze(model)
+  assert squeeze(model, keep=["a"])[1].layers["a"].removed == 0
+
+
 # One variable in two layers.
 
 
