@@ -21,8 +21,8 @@ from cifar10.version.directory import Version
 def train(config: TrainConfig):
   """Trains one stage from where it stands, and squeezes its network into the next version.
 
-  Prints the reference's console lines on stdout. On SIGINT or SIGTERM (if called in the main thread)
-  it saves within about a second; called again, it goes on exactly there. Of several workers, which all see the
+  Prints the reference's console lines on stdout. On SIGINT, SIGTERM or SIGHUP (if called in the main
+  thread) it saves within about a second; called again, it goes on exactly there. Of several workers, which all see the
   same directories, the chief alone prints these lines and writes.
 
   Raises:

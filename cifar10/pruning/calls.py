@@ -133,6 +133,16 @@ def set_state(operation, state):
     tracker.stored_ids = {name: set(map(id, store)) for name, (_, store) in tracker.config.items()}
 
 
+def is_of_the_backend(value):
+  """Whether a value stands for the backend's functions in a layer, which all layers share."""
+  return type(value).__name__ == "DynamicBackend"
+
+
+def place_among_trained(optimizer, variable):
+  """Where a variable, Keras' or the backend's own, stands among those that an optimizer was built for."""
+  return optimizer._get_variable_index(variable)
+
+
 def unbuilt(layer):
   """Lets a layer that holds no variables, and those in it, be built again for inputs of another shape."""
   for each in layers_in(layer):

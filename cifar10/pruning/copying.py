@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import keras
 
-from cifar10.pruning.calls import is_functional, layers_in, set_state, state_of
+from cifar10.pruning.calls import is_functional, is_of_the_backend, layers_in, set_state, state_of
 
 Value = TypeVar("Value")
 
@@ -86,7 +86,7 @@ class Copier:
 
   def _made(self, value):
     kind = type(value)
-    if kind in PLAIN or isinstance(value, SHARED) or kind.__name__ == "DynamicBackend":
+    if kind in PLAIN or isinstance(value, SHARED) or is_of_the_backend(value):
       return value
     if is_functional(value):
       return self._of_model(value)

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from cifar10.pruning.calls import place_among_trained
 from cifar10.pruning.keys import MARK, variable_of
 
 # Compiled steps have these as they were when traced: a later change would show, and do nothing.
@@ -137,7 +138,7 @@ class ProximalSGD(keras.optimizers.SGD):
   def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
     """The gradient step for one variable, then its threshold."""
     super().update_step(gradient, variable, learning_rate)
-    index = self._get_variable_index(variable)
+    index = place_among_trained(self, variable)
     penalty = self._penalty_by_index[index]
     if penalty > 0:
       strength = ops.cast(self.current_l1_penalty() * penalty, variable.dtype)

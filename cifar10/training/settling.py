@@ -29,7 +29,7 @@ def settled(config, stage, version, network):
     config = dataclasses.replace(config, precision=workers.half_precision())
   given = {name: getattr(config, name) for name in names(TrainConfig, FIXED) if getattr(config, name) is not None}
   recorded = stage.fixed() if stage else {}
-  chain = {"model": network and network.name, "dataset": version.dataset()}
+  chain = {"model": network and network.name, "dataset": None if stage else version.dataset()}
   fixed = {name: value for name, value in {**chain, **recorded}.items() if value is not None}
   for name, value in given.items():
     if value != fixed.get(name, value):

@@ -11,7 +11,6 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 import re
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
 from cifar10.errors import UserError, first_line
 from cifar10.models import MODELS
 from cifar10.training_state import TrainingState, averaged_model
-from cifar10.version import checkpoints, evaluations, exports, files, metrics
+from cifar10.version import checkpoints, directory_of, evaluations, exports, files, metrics
 from cifar10.version.network import MODEL_FILE, checksum, members
 from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
 from cifar10.version.trial import try_out
@@ -51,7 +50,7 @@ class Version:
   def __init__(self, train_dir, number):
     self.train_dir = train_dir
     self.number = number
-    self.path = pathlib.Path(f"{train_dir}_{number}")
+    self.path = directory_of(train_dir, number)
     self.model_path = self.path / MODEL_FILE
 
   @classmethod
@@ -204,7 +203,7 @@ class Version:
 
   def dataset(self):
     """The data set that it, or the version before it, was trained on; None if that is unknown."""
-    return dataset_of(self.path, Version(self.train_dir, self.number - 1).path)
+    return dataset_of(self.train_dir, self.number)
 
   def own_dataset(self, given):
     """The data set to use it with: the one that it was trained on, if that is known, else `given` or the first.

@@ -6,8 +6,8 @@ stands there now, the record tells of another network, and is passed over.
 
 import json
 import math
-import pathlib
 
+from cifar10.version import directory_of
 from cifar10.version.files import MOST_BYTES, append_line, atomic_file, read
 from cifar10.version.network import checksum
 from cifar10.version.stage import dataset_of
@@ -56,8 +56,8 @@ def read_evaluations(directory):
 
 def newest_evaluation(train_dir, number):
   """What `newest_of` finds in the directory of version `number` of a chain."""
-  directory, before = (pathlib.Path(f"{train_dir}_{each}") for each in (number, number - 1))
-  return newest_of(read_evaluations(directory)[0], number, dataset_of(directory, before))
+  records, _ = read_evaluations(directory_of(train_dir, number))
+  return newest_of(records, number, dataset_of(train_dir, number))
 
 
 def newest_of(records, number, dataset):

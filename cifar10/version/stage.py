@@ -8,6 +8,7 @@ import math
 
 from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, declarations, names
 from cifar10.errors import UserError
+from cifar10.version import directory_of
 from cifar10.version.files import MOST_BYTES, atomic_file, read
 
 STAGE_FILE = "stage.json"
@@ -111,15 +112,14 @@ def read_stage(directory):
   return stage, f"{path} is damaged; {backup} from before it is used."
 
 
-def dataset_of(directory, directory_before):
-  """The data set that a version was trained on, or, if it was not trained yet, the version before; None if unknown.
+def dataset_of(train_dir, number):
+  """The data set that version `number` of a chain was trained on, or, before that, the one before it.
 
-  Args:
-    directory: of the version, a `pathlib.Path`.
-    directory_before: of the version before it, of which nothing needs to be there.
+  None if that is unknown; neither directory needs to be there.
   """
-  for place in (directory, directory_before):
-    stage = _read(place / STAGE_FILE)[0] or _read(place / STAGE_BACKUP)[0]
+  for each in (number, number - 1):
+    directory = directory_of(train_dir, each)
+    stage = _read(directory / STAGE_FILE)[0] or _read(directory / STAGE_BACKUP)[0]
     if stage:
       return stage.flags.dataset
   return None

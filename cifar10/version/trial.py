@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 from cifar10.batch_norm import fused
-from cifar10.input_pipeline import IMAGE_SHAPE
+from cifar10.datasets.examples import IMAGE_SHAPE
 from cifar10.pruning import ProximalSGD, fold_batch_norms, multiply_adds, penalties, squeeze
 
 # The layers of `models.MODELS`, which squeezing keeps.

@@ -1,15 +1,15 @@
 """What the end of a stage leaves in the next version, and what it does not touch."""
 
 import contextlib
-import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from helpers import change
 
 from cifar10 import evaluate as evaluation
-from cifar10.config import EvalConfig, TrainConfig
+from cifar10.config import EvalConfig
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.train import train
@@ -21,29 +21,10 @@ from cifar10.version.exports import read_exports, write_exports
 
 
 @pytest.fixture
-def config(tmp_path, tiny_world):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"),
-    dataset="synthetic",
-    model="cnn4",
-    seed=3,
-    max_steps=20,
-    batch_size=8,
-    log_frequency=5,
-    l1_penalty=0.0,
-    learning_rate=0.01,
-  )
-
-
-@pytest.fixture
 def eval_config(config, tmp_path):
   return EvalConfig(
     checkpoint_dir=config.train_dir, dataset="synthetic", num_examples=100, eval_dir=str(tmp_path / "eval")
   )
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
 
 
 def contents(directory):

@@ -1,6 +1,5 @@
 """What a version's directory holds after the power was cut, or a kill came at any write."""
 
-import dataclasses
 import os
 import pathlib
 import subprocess
@@ -9,8 +8,8 @@ import sys
 import kill_and_resume
 import numpy as np
 import pytest
+from helpers import assert_same_weights, change, saved_weights
 
-from cifar10.config import TrainConfig
 from cifar10.errors import UserError
 from cifar10.models import MODELS
 from cifar10.train import train
@@ -19,34 +18,6 @@ from cifar10.version import checkpoints, files, metrics
 from cifar10.version.directory import Version
 
 DATA, INDEX = "data-00000-of-00001", "index"
-
-
-@pytest.fixture
-def config(tmp_path, tiny_world):
-  return TrainConfig(
-    train_dir=str(tmp_path / "run"),
-    dataset="synthetic",
-    model="cnn4",
-    seed=3,
-    max_steps=20,
-    batch_size=8,
-    log_frequency=5,
-    l1_penalty=0.0,
-    learning_rate=0.01,
-  )
-
-
-def change(config, **settings):
-  return dataclasses.replace(config, **settings)
-
-
-def weights(config, number=1):
-  return Version(config.train_dir, number).network().get_weights()
-
-
-def assert_same_weights(ours, theirs):
-  for one, other in zip(ours, theirs, strict=True):
-    np.testing.assert_array_equal(one, other)
 
 
 @pytest.fixture
@@ -99,7 +70,7 @@ def test_a_stage_whose_power_was_cut_goes_on_to_the_same_weights(config, disk):
   assert Version(on_disk.train_dir, 0).checkpoint_steps() == [10]
   train(on_disk)
   cut_power()
-  assert_same_weights(weights(on_disk), weights(config))
+  assert_same_weights(saved_weights(on_disk), saved_weights(config))
 
 
 @pytest.mark.slow
@@ -173,7 +144,7 @@ def test_where_no_checkpoint_can_be_read_the_stage_starts_again_and_comes_to_the
   config = change(config, checkpoint_version=number, model=None)
   if number:
     train(config)
-  expected = weights(config, number + 1)
+  expected = saved_weights(config, number + 1)
   version = Version(config.train_dir, number)
   for step in version.checkpoint_steps():
     damage(version.path / f"model.ckpt-{step}")
@@ -188,7 +159,7 @@ def test_where_no_checkpoint_can_be_read_the_stage_starts_again_and_comes_to_the
   output = capsys.readouterr().out
   assert f"{version} has no training checkpoint that can be read: the stage starts again from {start}.\n" in output
   train(change(config, overwrite=True))
-  assert_same_weights(weights(config, number + 1), expected)
+  assert_same_weights(saved_weights(config, number + 1), expected)
   assert [row["step"] for row in version.rows()] == [0, 5, 10, 15]
 
 
@@ -246,7 +217,7 @@ def test_a_kill_while_the_index_of_the_first_checkpoint_is_written_does_not_bloc
   assert not list(version.path.glob(".unfinished.*"))
   other = change(config, train_dir=config.train_dir + "_other")
   train(other)
-  assert_same_weights(weights(config), weights(other))
+  assert_same_weights(saved_weights(config), saved_weights(other))
 
 
 def test_rows_that_became_zeros_are_dropped(tmp_path):

@@ -1,15 +1,14 @@
 """Records in a version's directory that are no files, or hold other values under a true checksum."""
 
-import dataclasses
 import json
 import os
 import zipfile
 
 import numpy as np
 import pytest
-from helpers import write_record
+from helpers import change, write_record
 
-from cifar10.config import ReportConfig, TrainConfig
+from cifar10.config import ReportConfig
 from cifar10.errors import UserError
 from cifar10.report import report
 from cifar10.train import train
@@ -53,30 +52,13 @@ def test_a_record_that_is_no_file_or_too_large_is_one_sentence(tmp_path, name, p
   assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.fixture
-def config(tmp_path, tiny_world):
-  config = TrainConfig(
-    train_dir=str(tmp_path / "run"),
-    dataset="synthetic",
-    model="cnn4",
-    seed=3,
-    max_steps=20,
-    batch_size=8,
-    log_frequency=5,
-    l1_penalty=0.0,
-    learning_rate=0.01,
-  )
-  train(config)
-  return config
-
-
 @pytest.mark.parametrize("place", [device, pipe])
-def test_a_stage_whose_checkpoints_are_no_files_goes_on_from_the_one_before(config, place, capsys):
-  train(dataclasses.replace(config, max_steps=25, squeeze_model=False))
-  path = Version(config.train_dir, 0).path / "model.ckpt-25.index"
+def test_a_stage_whose_checkpoints_are_no_files_goes_on_from_the_one_before(finished, place, capsys):
+  train(change(finished, max_steps=25, squeeze_model=False))
+  path = Version(finished.train_dir, 0).path / "model.ckpt-25.index"
   path.unlink()
   place(path)
-  train(dataclasses.replace(config, max_steps=30, squeeze_model=False))
+  train(change(finished, max_steps=30, squeeze_model=False))
   assert "resumed at step 20." in capsys.readouterr().out
 
 
@@ -131,17 +113,17 @@ def in_train_and_report(config, tmp_path):
 
 
 @pytest.mark.parametrize("change", STAGES)
-def test_a_stage_of_other_values_is_one_sentence_in_train_and_report(config, change, tmp_path):
-  changed_stage(config, lambda stage: stage.update(change))
+def test_a_stage_of_other_values_is_one_sentence_in_train_and_report(finished, change, tmp_path):
+  changed_stage(finished, lambda stage: stage.update(change))
   with pytest.raises(UserError, match="stage.json is damaged: it lacks what a stage has, or has something else"):
-    train(config)
-  assert "stage.json is damaged" in in_train_and_report(config, tmp_path)
+    train(finished)
+  assert "stage.json is damaged" in in_train_and_report(finished, tmp_path)
 
 
 @pytest.mark.parametrize("change", REPORTS)
-def test_a_squeeze_s_report_of_other_values_leaves_a_page(config, change, tmp_path):
-  changed_stage(config, lambda stage: stage["finished"]["report"].update(change))
-  in_train_and_report(config, tmp_path)
+def test_a_squeeze_s_report_of_other_values_leaves_a_page(finished, change, tmp_path):
+  changed_stage(finished, lambda stage: stage["finished"]["report"].update(change))
+  in_train_and_report(finished, tmp_path)
 
 
 ROW = {**dict.fromkeys(COLUMNS, "1.0"), "step": "5"}
@@ -150,19 +132,19 @@ ROW = {**dict.fromkeys(COLUMNS, "1.0"), "step": "5"}
 @pytest.mark.parametrize(
   "row", [{"step": "1" + "0" * 300}, {"step": "-5"}, {"step": "nan"}, {"step": "1e3"}, {"loss": "x"}]
 )
-def test_rows_of_other_values_are_one_sentence(config, row, tmp_path):
-  path = Version(config.train_dir, 0).path / "metrics.csv"
+def test_rows_of_other_values_are_one_sentence(finished, row, tmp_path):
+  path = Version(finished.train_dir, 0).path / "metrics.csv"
   path.write_text(",".join(COLUMNS) + "\n" + ",".join({**ROW, **row}.values()) + "\n")
   with pytest.raises(UserError, match="metrics.csv is damaged; remove it to go on"):
-    train(dataclasses.replace(config, max_steps=30))
-  assert "metrics.csv is damaged" in in_train_and_report(dataclasses.replace(config, max_steps=30), tmp_path)
+    train(change(finished, max_steps=30))
+  assert "metrics.csv is damaged" in in_train_and_report(change(finished, max_steps=30), tmp_path)
 
 
 @pytest.mark.parametrize("value", ["1e300", "-1e308", "inf", "nan"])
-def test_rows_of_huge_figures_leave_a_page(config, value, tmp_path):
-  path = Version(config.train_dir, 0).path / "metrics.csv"
+def test_rows_of_huge_figures_leave_a_page(finished, value, tmp_path):
+  path = Version(finished.train_dir, 0).path / "metrics.csv"
   path.write_text("\n".join([",".join(COLUMNS), ",".join({**dict.fromkeys(COLUMNS, value), "step": "5"}.values()), ""]))
-  in_train_and_report(config, tmp_path)
+  in_train_and_report(finished, tmp_path)
 
 
 GAMMAS = [
@@ -181,13 +163,13 @@ GAMMAS = [
 
 
 @pytest.mark.parametrize("arrays", GAMMAS)
-def test_gammas_of_other_values_are_no_traceback(config, arrays, tmp_path):
-  np.savez(Version(config.train_dir, 0).path / "gammas.npz", **arrays)
-  in_train_and_report(dataclasses.replace(config, max_steps=30), tmp_path)
+def test_gammas_of_other_values_are_no_traceback(finished, arrays, tmp_path):
+  np.savez(Version(finished.train_dir, 0).path / "gammas.npz", **arrays)
+  in_train_and_report(change(finished, max_steps=30), tmp_path)
 
 
-def test_gammas_that_unpack_to_very_much_are_not_unpacked(config, monkeypatch):
-  path = Version(config.train_dir, 0).path / "gammas.npz"
+def test_gammas_that_unpack_to_very_much_are_not_unpacked(finished, monkeypatch):
+  path = Version(finished.train_dir, 0).path / "gammas.npz"
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     archive.writestr("step.npy", bytes(300 << 20))
   monkeypatch.setattr(np, "load", None)
