@@ -143,6 +143,11 @@ def place_among_trained(optimizer, variable):
   return optimizer._get_variable_index(variable)
 
 
+def says_its_output_shape(layer):
+  """Whether a Lambda layer was given the shape of its output, which holds the number of channels."""
+  return layer._output_shape is not None
+
+
 def unbuilt(layer):
   """Lets a layer that holds no variables, and those in it, be built again for inputs of another shape."""
   for each in layers_in(layer):
@@ -192,7 +197,8 @@ def operation_class(function, *args, tensor=None):
     *args: what it is called with after its first argument.
     tensor: its first argument, a symbolic tensor or a list of some; by default one of rank 4.
   """
-  return type(operation_of(function(keras.KerasTensor((None, 2, 2, 2)) if tensor is None else tensor, *args)))
+  made = function(keras.KerasTensor((None, 2, 2, 2)) if tensor is None else tensor, *args)
+  return type(operation_of(keras.tree.flatten(made)[0]))
 
 
 def nodes_in_order(model):

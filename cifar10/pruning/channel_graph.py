@@ -47,6 +47,7 @@ class ChannelGraph:
     self.threshold = threshold
     self.blocked = {}
     self._parents = []
+    self._patterns = {}
     self.calls, tensors, bindings = flat_calls(model, size)
     self._by_keras_tensor = {id(key): value for key, value in tensors}
     self._makers = {id(tensor): call for call in self.calls for tensor in call.outputs}
@@ -126,6 +127,10 @@ class ChannelGraph:
     first = len(self._parents)
     self._parents.extend(range(first, first + count))
     return np.arange(first, first + count)
+
+  def pattern(self, *key):
+    """The number of a pattern of zeros, 1 or more: the same for the same key."""
+    return self._patterns.setdefault(key, len(self._patterns) + 1)
 
   def unite(self, ids, others):
     """Declares that channels `ids[i]` and `others[i]` stay or go together."""

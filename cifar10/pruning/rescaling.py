@@ -13,7 +13,7 @@ import numpy as np
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import variables_of
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.rules.base import to_float64
+from cifar10.pruning.rules.base import attribute_of, to_float64
 
 
 def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -> None:
@@ -65,7 +65,7 @@ def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -
   for call, factors in readers.values():
     weights = call.rule.absorbed(call.operation, factors) if _any_scaled([factors]) else {}
     for name, array in weights.items():
-      getattr(call.operation, name).assign(array)
+      attribute_of(call.operation, name).assign(array)
 
 
 def unscale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -> None:
@@ -103,7 +103,9 @@ def _factors_of_readers(graph, scaled, alpha):
     passed = [np.ones(len(tensor.channels.ids)) for tensor in call.outputs]
     if call.rule.kernels:
       _, before = readers.setdefault(id(call.operation), (call, inputs[0]))
-      if (_turned(call) and _any_scaled(inputs)) or not np.array_equal(before, inputs[0]):
+      others = [factor for tensor, factor in zip(call.inputs, inputs) if tensor is not call.inputs[0]]
+      turned = _turned(call) and _any_scaled(inputs)
+      if turned or _any_scaled(others) or not np.array_equal(before, inputs[0]):
         _refuse(call)
     elif id(call.operation) in scaled:
       passed[0] = passed[0] * alpha

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
+from cifar10.pruning.calls import flat_calls
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import MARK, gamma_keys, variables_of
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.rules.base import Input
 
 
 def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, float]:
@@ -51,7 +51,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   1.015625
   """
   if num_pixels is None:
-    num_pixels = _num_pixels(ChannelGraph(model))
+    num_pixels = _num_pixels(model)
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
@@ -124,9 +124,10 @@ def _gated(model, penalties):
   return [(tf.convert_to_tensor(gammas[key]), penalty) for key, penalty in penalties.items()]
 
 
-def _num_pixels(graph):
-  inputs = [tensor for call in graph.calls if isinstance(call.rule, Input) for tensor in call.outputs]
-  channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in graph.calls)
+def _num_pixels(model):
+  calls, *_ = flat_calls(model, None)
+  inputs = [tensor for call in calls if not call.inputs for tensor in call.outputs]
+  channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in calls)
   sizes = [tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs]
   if len(sizes) != 1 or None in sizes[0] or not sizes[0]:
     raise ValueError(
