@@ -133,6 +133,17 @@ def set_state(operation, state):
     tracker.stored_ids = {name: set(map(id, store)) for name, (_, store) in tracker.config.items()}
 
 
+@contextlib.contextmanager
+def unrecorded(layers):
+  """Forgets the calls of layers that Keras records meanwhile."""
+  before = [(layer, {name: list(getattr(layer, name)) for name in RECORDS}) for layer in layers]
+  try:
+    yield
+  finally:
+    for layer, records in before:
+      vars(layer).update(records)
+
+
 def is_of_the_backend(value):
   """Whether a value stands for the backend's functions in a layer, which all layers share."""
   return type(value).__name__ == "DynamicBackend"
@@ -203,6 +214,11 @@ def nodes_in_order(model):
     for depth in sorted(by_depth, reverse=True)
     for node in by_depth[depth]
   ]
+
+
+def operations_of(model):
+  """The layers and operations whose calls make the outputs of a model, in the order of execution."""
+  return [node.operation for node in nodes_in_order(model)]
 
 
 def flat_calls(model, size):
