@@ -133,17 +133,6 @@ def set_state(operation, state):
     tracker.stored_ids = {name: set(map(id, store)) for name, (_, store) in tracker.config.items()}
 
 
-@contextlib.contextmanager
-def unrecorded(layers):
-  """Forgets the calls of layers that Keras records meanwhile."""
-  before = [(layer, {name: list(getattr(layer, name)) for name in RECORDS}) for layer in layers]
-  try:
-    yield
-  finally:
-    for layer, records in before:
-      vars(layer).update(records)
-
-
 def is_of_the_backend(value):
   """Whether a value stands for the backend's functions in a layer, which all layers share."""
   return type(value).__name__ == "DynamicBackend"

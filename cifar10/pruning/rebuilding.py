@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt, unrecorded
+from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.copying import CannotCopyError, Copier
 from cifar10.pruning.rules.base import Channels, Squeezed
@@ -279,12 +279,12 @@ class _Rebuilding:
     What the constructor makes besides is left out: attributes of the model take that place.
     """
     kind, arguments = type(model), {**arguments, "name": model.name}
-    with unrecorded(layer for layer in arguments.get("layers", []) if isinstance(layer, keras.Layer)):
-      plain = standard(**arguments)
-      further = {} if kind is type(plain) else self._further_arguments(model, arguments)
-      tried = kind(**arguments, **further)
-      if operations_of(tried) != operations_of(plain):
-        raise ValueError("it adds to them")
+    plain = standard(**arguments)
+    if kind is type(plain):
+      return plain
+    further = self._further_arguments(model, arguments)
+    if operations_of(kind(**arguments, **further)) != operations_of(plain):
+      raise ValueError("it adds to them")
     made = kind.__new__(kind, **arguments, **further)
     type(plain).__init__(made, **arguments)
     return made

@@ -588,14 +588,6 @@ def test_a_class_whose_constructor_adds_to_the_outputs_is_lost_but_not_the_funct
   assert "(ValueError: it adds to them)" in report.notes[0]
 
 
-def test_layers_of_a_squeezed_row_of_one_s_own_class_know_one_output(randomize, shut):
-  row = [layers.Conv2D(6, 3, name="a"), layers.BatchNormalization(name="a_bn"), layers.Conv2D(2, 3, name="end")]
-  model = randomize(type("Row", (keras.Sequential,), {})([image(), *row]))
-  shut(model, "a_bn", [1, 2], -1)
-  smaller, _ = assert_squeezes(model)
-  assert keras.Model(smaller.inputs, smaller.get_layer("a").output).output_shape == (None, 6, 6, 4)
-
-
 class Tempered(keras.Model):
   """A functional model whose constructor asks for something more, and notes it."""
 
