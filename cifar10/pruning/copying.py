@@ -27,13 +27,13 @@ SHARED = (
   type,
   types.ModuleType,
   types.BuiltinFunctionType,
-  weakref.ref,
   inspect.Signature,
   keras.DTypePolicy,
   keras.KerasTensor,
   type(threading.Lock()),
   type(threading.RLock()),
 )
+FUNCTIONS = (types.FunctionType, type(functools.cache(len)))
 KERAS_OBJECTS = (keras.Operation, keras.Metric, keras.Loss, keras.Optimizer)
 
 
@@ -96,13 +96,16 @@ class Copier:
       return self._object(value, state_of(value), set_state)
     if isinstance(value, keras.Variable):
       return self._object(value, vars(value), lambda made, state: vars(made).update(state))
-    if isinstance(value, types.FunctionType):
+    if isinstance(value, FUNCTIONS):
       return self._function(value)
+    if isinstance(value, weakref.ref):
+      held = isinstance(value(), (*KERAS_OBJECTS, keras.Variable))
+      return weakref.ref(self._copy(value())) if held else value
     if isinstance(value, types.MethodType):
       return types.MethodType(value.__func__, self._copy(value.__self__))
     if kind is functools.partial:
       return functools.partial(*map(self._copy, (value.func, *value.args)), **self._items(value.keywords))
-    if isinstance(value, list | dict | set | tuple):
+    if isinstance(value, list | dict | set | tuple | collections.deque):
       return self._container(value)
     if hasattr(value, "__deepcopy__"):
       return self._deep_copy(value)
@@ -113,7 +116,8 @@ class Copier:
         return kind(value.name, self._copy(value.ref))
       return value  # Tables, types, specifications.
     plain = all(getattr(kind, name, None) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
-    if plain and hasattr(value, "__dict__") and kind.__getstate__ is object.__getstate__:
+    plain = plain and hasattr(value, "__dict__") and kind.__getstate__ is object.__getstate__
+    if plain or kind is types.SimpleNamespace:
       return self._object(value, vars(value), lambda made, state: vars(made).update(state))
     return self._deep_copy(value)
 
@@ -129,12 +133,16 @@ class Copier:
   def _container(self, value):
     kind = type(value)
     if isinstance(value, tuple):
+      if hasattr(value, "__wrapped__"):  # TensorFlow's, around those that hold variables.
+        return kind(self._copy(value.__wrapped__))
       return kind(*map(self._copy, value)) if hasattr(value, "_fields") else kind(map(self._copy, value))
     if not kind.__module__.startswith(("builtins", "collections", "keras.")) or kind is collections.defaultdict:
       return self._deep_copy(value)
-    made = kind()
+    made = kind(maxlen=value.maxlen) if isinstance(value, collections.deque) else kind()
     self.set(value, made)
-    if isinstance(value, list):
+    if isinstance(value, collections.deque):
+      made.extend(map(self._copy, value))
+    elif isinstance(value, list):
       list.extend(made, map(self._copy, value))
     elif isinstance(value, set):
       set.update(made, map(self._copy, value))
@@ -170,6 +178,8 @@ def _referred_to(value, seen):
   elif isinstance(value, types.FunctionType):
     held = [*inspect.getclosurevars(value).nonlocals.values(), *(value.__defaults__ or ()), value.__kwdefaults__]
     yield from _referred_to(held, seen)
+  elif isinstance(value, FUNCTIONS):
+    yield from _referred_to(value.__wrapped__, seen)
   elif isinstance(value, types.MethodType):
     yield from _referred_to([value.__self__, value.__func__], seen)
   elif isinstance(value, functools.partial):

@@ -1,8 +1,10 @@
 """Tests of cifar10.pruning.rebuilding and copying: what a layer or model is besides its config is carried over."""
 
 import collections
+import functools
 import threading
 import types
+import weakref
 
 import keras
 import numpy as np
@@ -240,9 +242,26 @@ def by_another_function(layer, gain):
   return lambda x: scaled(x)
 
 
+def by_a_cached_function(layer, gain):
+  cached = functools.cache(lambda: gain)
+  return lambda x: x * cached()
+
+
 def by_an_object(layer, gain):
   namespace = types.SimpleNamespace(inner=[gain])
   return lambda x: x * namespace.inner[0]
+
+
+class Slotted:
+  """Its attributes are in no dict."""
+
+  __slots__ = ("held",)
+
+  def __init__(self, held):
+    self.held = held
+
+
+Named = collections.namedtuple("Named", ["gain"])
 
 
 class Held(layers.Layer):
@@ -253,6 +272,8 @@ class Held(layers.Layer):
     self.gain = self.add_weight(shape=(1,), initializer="ones", name="gain")
     self.namespace = types.SimpleNamespace(held=held, gain=self.gain)
     self.queue = collections.deque([self.gain])
+    self.tuples = ((self.gain,), Named(self.gain))
+    self.reference = weakref.ref(self.gain)
 
   def call(self, x):
     return x * self.namespace.gain * self.queue[0]
@@ -265,7 +286,8 @@ def test_what_stands_in_several_places_does_so_in_the_copy_too(randomize, shut):
   smaller, report = assert_squeezes(model)
   copy = smaller.get_layer("held")
   assert report.shared == {}
-  assert copy.gain is copy.namespace.gain is copy.queue[0]
+  assert copy.gain is copy.namespace.gain is copy.queue[0] is copy.reference()
+  assert copy.gain is copy.tuples[0][0] is copy.tuples[1].gain
   assert copy.gain is not model.get_layer("held").gain
 
 
@@ -277,9 +299,11 @@ def test_what_stands_in_several_places_does_so_in_the_copy_too(randomize, shut):
     (lambda: Scaled(lambda layer, gain: lambda x, gain=gain: x * gain), "refers to Variable gain"),
     (lambda: Scaled(lambda layer, gain: lambda x, *, gain=gain: x * gain), "refers to Variable gain"),
     (lambda: Scaled(lambda layer, gain: lambda x: x * layer.gain), "refers to Scaled scaled"),
+    (lambda: Scaled(by_a_cached_function), "refers to Variable gain"),
+    (lambda: Held(functools.cache(bound_to_a_variable().function)), "refers to Variable gain"),
     (lambda: Scaled(by_another_function), "refers to Variable gain"),
     (lambda: Scaled(by_an_object), "refers to Variable gain"),
-    (lambda: Held(layers.Rescaling(0.5, name="inner")), "a SimpleNamespace holds Rescaling inner"),
+    (lambda: Held(Slotted(layers.Rescaling(0.5, name="inner"))), "a Slotted holds Rescaling inner"),
   ],
 )
 def test_what_cannot_be_copied_is_shared_and_the_report_says_so(randomize, shut, layer, reason):
