@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy.typing as npt
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
@@ -82,7 +83,7 @@ class ProximalSGD(Thresholding, keras.optimizers.SGD):
     learning_rate: float | LearningRateSchedule | Callable[[], float],
     l1_penalty: float | LearningRateSchedule,
     penalties: Mapping[str, float],
-    groups: Mapping[str, Sequence[int]] | None = None,
+    groups: Mapping[str, npt.ArrayLike] | None = None,
     threshold_betas: bool = False,
     **kwargs: Any,
   ):
@@ -138,7 +139,7 @@ class ProximalOptimizer(Thresholding, keras.optimizers.Optimizer):
     inner_optimizer: keras.optimizers.Optimizer,
     l1_penalty: float | LearningRateSchedule,
     penalties: Mapping[str, float],
-    groups: Mapping[str, Sequence[int]] | None = None,
+    groups: Mapping[str, npt.ArrayLike] | None = None,
     threshold_betas: bool = False,
     **kwargs: Any,
   ):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,13 @@ def test_no_file_of_the_library_names_tensorflow_in_an_import():
   lines = [line.strip() for path in library.rglob("*.py") for line in path.read_text().splitlines()]
   assert len(lines) > 2000
   assert not [line for line in lines if line.startswith(("import tensorflow", "from tensorflow"))]
+
+
+def test_the_root_logger_is_left_alone():
+  package = HERE.parent.parent / "cifar10"
+  text = "".join(path.read_text() for path in package.rglob("*.py"))
+  assert "logging.getLogger(__name__)" in text
+  assert not re.findall(r"\blogging\.(?:debug|info|warning|error|exception|critical|log|basicConfig)\b", text)
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow", reason="runs these tests itself")
