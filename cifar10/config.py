@@ -231,6 +231,17 @@ class TrainConfig:
   penalty_warm_up_steps: int = number(
     0, "Steps over which the penalty rises from 0 to --l1_penalty.", whole=True, high=2**31 - 1, scope=MAY_CHANGE
   )
+  group_penalties: bool = switch(
+    False,
+    "Shut the channels that sums and concatenations tie together by group, since they can only go together. The two "
+    "built-in networks have no such channels.",
+    scope=MAY_CHANGE,
+  )
+  threshold_betas: bool = switch(
+    False,
+    "Shrink the beta of a channel whose gamma is 0 too, so that the channel is 0 and no other constant.",
+    scope=MAY_CHANGE,
+  )
   learning_rate: float = number(0.1, "Learning rate at its highest.", above=True, high=10**6, scope=MAY_CHANGE)
   learning_rate_schedule: str = choice(
     "staircase",
