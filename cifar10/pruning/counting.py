@@ -47,17 +47,15 @@ class Counts:
         }
       ids += ends
       coefficients.append([_coefficients(sizes), _coefficients(products)])
-    self._ids = np.concatenate([*ids, [0]])
-    self._starts = np.cumsum([0, *map(len, ids)])[:-1]
+    self._ids = np.concatenate([np.zeros(0, int), *ids])
+    self._ends = np.cumsum([0, *map(len, ids)])
     self._coefficients = np.array(coefficients).reshape(-1, 2, 4)  # Of a layer; of parameters, multiply-adds.
     self._rest = np.zeros(2, np.int64)
     self._rest = np.array([parameters, self.multiply_adds or 0]) - self.left(np.ones(graph.channel_count, bool))
 
   def left(self, stay: np.ndarray) -> np.ndarray:
     """Parameters and multiply-adds where those ids stay that are True, a bool array: int64 (2,)."""
-    if not len(self._starts):
-      return self._rest
-    inputs, outputs = np.add.reduceat(stay[self._ids], self._starts, dtype=np.int64).reshape(-1, 2).T
+    inputs, outputs = np.diff(np.append(0, np.cumsum(stay[self._ids]))[self._ends]).reshape(-1, 2).T
     terms = np.stack([np.ones_like(inputs), inputs, outputs, inputs * outputs])
     return self._rest + np.einsum("lkt,tl->k", self._coefficients, terms)
 

@@ -59,7 +59,7 @@ def prune(
     importance: "l1" or "l2": norm of the kernels that make a group; "gamma": |gamma| of its batch norms; "taylor": by
       how much the loss changes without it, to first order; "random". Or a function from a `Groups` to an array with a
       number of 0 or more for each of its groups, or None if these are to stay. Numbers count over their mean in a
-      layer, but those of "taylor".
+      layer, so that layers compare.
     scope: "global": groups of all layers compare; "layer": layers lose equal shares.
     max_removed: the largest share of a layer's channels that goes, from 0 to less than 1; one channel stays at least.
     multiple_of: layers that lose channels end with multiples of this, those nearest to what importance says.

@@ -165,7 +165,7 @@ class SqueezeReport:
 
   def __str__(self) -> str:
     check = [] if self.check is None else [f"check: {self.check}"]
-    comparison = [] if self.comparison is None else [f"for gammas within the threshold:\n{self.comparison}"]
+    comparison = [] if self.comparison is None else [f"outputs changed:\n{self.comparison}"]
     parts = [self.summary(), _layer_table(self.layers), "\n".join([*_remarks(self), *check, *comparison])]
     return "\n\n".join(part for part in parts if part)
 
