@@ -39,14 +39,12 @@ class Budget:
       raise ValueError(f"{self.name} is {self.given}; as a budget it is a share above 0 and up to 1{also}")
 
   @classmethod
-  def of(cls, **given: float | None) -> "Budget":
-    """The only one that is given; raises ValueError if that is not one."""
+  def of(cls, **given: float | None) -> "Budget | None":
+    """The only one that is given, None if there is none; raises ValueError if there are several."""
     given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != 1:
-      raise ValueError(
-        f"the budget is given by {' and '.join(given) or 'nothing'}; give one of parameters, multiply_adds and channels"
-      )
-    return cls(*given.popitem())
+    if len(given) > 1:
+      raise ValueError(f"{' and '.join(given)} are given; a budget is one of parameters, multiply_adds and channels")
+    return cls(*given.popitem()) if given else None
 
   def most(self, counts: Counts) -> int:
     """How many may be left."""
@@ -108,18 +106,20 @@ def fewest(steps: Sequence[Step], stay: np.ndarray, fits: Callable[[np.ndarray],
   return chosen
 
 
-def evenly(steps: Sequence[Step], share: float) -> list[Step]:
+def evenly(steps: Sequence[Step], share: float | None) -> list[Step]:
   """The steps that leave a share of the channels of each kind: no more where one goes at a time, else about that.
 
   Args:
     steps: as for `within`.
-    share: of the channels of each kind.
+    share: of the channels of each kind; None for as many as are not dead.
   """
 
   def goes(step):
+    target = step.living if share is None else share
     if len(step.ids) == 1:
-      return step.before > share + ROUNDING
-    return step.before - share >= share - step.after
+      return step.before > target + ROUNDING
+    down, up = target - step.after, step.before - target
+    return up > down + ROUNDING if share is None else up >= down - ROUNDING
 
   return [step for step in steps if goes(step)]
 

@@ -52,8 +52,9 @@ def prune(
 
   Args:
     model: a functional or Sequential Keras model; it is left alone.
-    parameters: the budget, a share of the model's parameters (0.5: half of them stay) or a count from 2 up. One budget
-      is given. The result is below it, and would be above it with any one of the groups that went.
+    parameters: the budget, a share of the model's parameters (0.5: half of them stay) or a count from 2 up. The result
+      is below it, and would be above it with any one of the groups that went. There is one budget at most; without
+      any, the widths that dead channels leave are rounded to the nearer multiple, and nothing else.
     multiply_adds: the same for multiply-adds, as the function `multiply_adds` counts them.
     channels: the same for the channels of each layer that can lose some; a share alone.
     importance: "l1" or "l2": norm of the kernels that make a group; "gamma": |gamma| of its batch norms; "taylor": by
@@ -200,9 +201,11 @@ class _Wishes:
 
 
 def _pruned(model, budget, wishes):
+  if budget is None and wishes.multiple_of == 1:
+    raise ValueError("there is no budget; give one of parameters, multiply_adds and channels, or multiple_of above 1")
   graph = ChannelGraph(model, keep=wishes.keep)
   counts = Counts(graph, model.count_params())
-  if budget.name == "multiply_adds" and counts.multiply_adds is None:
+  if budget is not None and budget.name == "multiply_adds" and counts.multiply_adds is None:
     raise ValueError(f"{model.name} has inputs of open sizes: give parameters or channels, not multiply_adds")
   measure = _measure(model, wishes)
   means = _means(model, graph, wishes)
@@ -219,8 +222,8 @@ def _pruned(model, budget, wishes):
     pieces = pieces_of(graph, decisions)
     return _Pruned(graph, decisions, pieces, report_of(graph, model, decisions, pieces))
 
-  if budget.name == "channels":
-    return outcome(evenly(steps, budget.given))
+  if budget is None or budget.name == "channels":
+    return outcome(evenly(steps, None if budget is None else budget.given))
   pruned = within(budget, steps, stay, counts, outcome)
   if pruned is None:
     least, whole = budget.left(outcome(steps).report), getattr(counts, budget.name)

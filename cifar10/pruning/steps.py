@@ -23,6 +23,7 @@ class Step:
     importance: their mean importance; 0 where all are dead.
     alive: how many are not dead.
     before, after: the shares of the channels of their kind that there are before and after the step.
+    living: the share of the channels of their kind that are not dead.
   """
 
   kind: int
@@ -31,6 +32,7 @@ class Step:
   alive: int
   before: float
   after: float
+  living: float
 
 
 class Widths:
@@ -85,7 +87,7 @@ def steps_of(
   ends = [0, *range(first, len(ids) + 1, size)]
   found = []
   for start, end in itertools.pairwise(ends):
-    part, shares = order[start:end], [1 - start / len(ids), 1 - end / len(ids)]
+    part, shares = order[start:end], [1 - start / len(ids), 1 - end / len(ids), (~dead).mean()]
     found.append(Step(kind, ids[part], float(importance[part].mean()), int((~dead[part]).sum()), *shares))
   return found
 

@@ -215,6 +215,17 @@ def test_the_mean_behind_an_activation_is_that_of_a_normal_distribution(randomiz
   np.testing.assert_allclose(change, expected, atol=0.03)
 
 
+@pytest.mark.parametrize(("dead", "width"), [(3, 32), (4, 32), (5, 24), (13, 16), (28, 8), (30, 8)])
+def test_without_a_budget_widths_are_rounded_to_the_nearer_multiple(randomize, shut, dead, width):
+  model = randomize(chain((32, 32)))
+  model.get_layer("c0_bn").gamma.assign(np.arange(32) * (np.arange(32) >= dead))
+  shut(model, "c0_bn", range(dead), beta=0.0)
+  smaller, report = prune(model, multiple_of=8, importance="gamma", verify=False)
+  assert widths(report) == [width, 32, 5]
+  living = np.arange(dead, 32)[-width:]
+  np.testing.assert_array_equal(smaller.get_layer("c0_bn").gamma.numpy()[-len(living) :], living)
+
+
 @pytest.mark.parametrize(("share", "width"), [(0.7, 24), (0.6, 16), (0.51, 16), (0.2, 8)])
 def test_widths_are_rounded_to_the_nearer_multiple(randomize, share, width):
   model = randomize(chain((32, 32)))
@@ -300,7 +311,7 @@ def test_random_depends_on_the_seed(randomize):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({}, "given by nothing"),
+    ({}, "no budget"),
     ({"parameters": 0.5, "channels": 0.5}, "parameters and channels"),
     ({"parameters": 0}, "parameters is 0"),
     ({"multiply_adds": 1.5}, "multiply_adds is 1.5"),
