@@ -219,8 +219,9 @@ class TrainConfig:
   )
   data_dir: str | None = path(
     None,
-    "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
-    "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
+    "Directory of CIFAR-10, in any form: cifar-10-batches-bin or -py or one that holds it, a published archive or one "
+    "that holds it, or what TensorFlow Datasets prepared; else it gets its download. By default CIFAR10_DATA_DIR from "
+    "the environment, else TensorFlow Datasets' own and Keras' cache.",
     scope=MAY_CHANGE,
     workers_own=True,
   )
