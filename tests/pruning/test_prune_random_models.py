@@ -1,10 +1,9 @@
 """Pruning random models keeps to the budget, to what the plan says, to `keep` and to multiples."""
 
-import keras
 import numpy as np
 import pytest
 from flows import outputs, random_images
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from test_random_models import models
 
