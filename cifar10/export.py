@@ -12,7 +12,7 @@ import tensorflow as tf
 from cifar10 import console, input_pipeline
 from cifar10.config import ExportConfig, check
 from cifar10.datasets.examples import IMAGE_SHAPE, Examples
-from cifar10.errors import UserError
+from cifar10.errors import UserError, how_to_install
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
 from cifar10.pruning.comparing import output_differences
@@ -72,11 +72,12 @@ def _export(config, version, check_same):
       write(served, name, path, _inputs(calibration.images, config.input))
       final = _recorded_path(output_dir / FILES[name], version.path)
       rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
-    check_same()
+    network_checksum = check_same()
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
   print(table(rows))
   record = {
+    "network": network_checksum,
     "checkpoint_iter": step,
     "dataset": dataset,
     "examples": len(test.labels),
@@ -196,7 +197,7 @@ def _check_packages(formats):
     if missing:
       raise UserError(
         f"--formats has {name}, which needs {', '.join(missing)}; "
-        "install it with pip install 'cifar10-channel-pruning[export]', or leave the format out."
+        f"install it with {how_to_install('export')}, or leave the format out."
       )
 
 

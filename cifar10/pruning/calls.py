@@ -148,6 +148,14 @@ def says_its_output_shape(layer):
   return layer._output_shape is not None
 
 
+class KnowsLastOfStep:
+  """A base of optimizers: `last_of_step` is the place of the last variable that has a gradient step, once it begins."""
+
+  def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    self.last_of_step = place_among_trained(self, trainable_variables[-1])
+    super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+
 def unbuilt(layer):
   """Lets a layer that holds no variables, and those in it, be built again for inputs of another shape."""
   for each in layers_in(layer):
@@ -209,6 +217,11 @@ def nodes_in_order(model):
     for depth in sorted(by_depth, reverse=True)
     for node in by_depth[depth]
   ]
+
+
+def operations_of(model):
+  """The layers and operations whose calls make the outputs of a model, in the order of execution."""
+  return [node.operation for node in nodes_in_order(model)]
 
 
 def flat_calls(model, size):

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import Tensor, as_functional, flat_calls, layers_in, left_alone
+from cifar10.pruning.calls import layers_in, left_alone
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.reports import SelfCheck
 from cifar10.pruning.rules.base import Channels, Squeezed, to_float64
+from cifar10.pruning.running import run_calls
 
 EXAMPLES = 2
 EPSILONS = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-52}
@@ -28,15 +29,26 @@ def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) 
 
   Returns:
     The `SelfCheck`; and the inputs if the models differ by more than rounding explains, else None.
+
+  Raises:
+    ValueError: the model cannot be called with the inputs that are given.
   """
+  given = inputs is not None
   try:
     with left_alone(model):
-      inputs = inputs_that_run(model, EXAMPLES, guess=True) if inputs is None else inputs
+      inputs = inputs if given else inputs_that_run(model, EXAMPLES, guess=True)
     before = _outputs(model, inputs)
   except Exception as error:
-    return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None
+    cause = str(error).strip().partition("\n")[0]
+    if given:
+      raise ValueError(
+        f"{model.name} cannot be called with inputs ({type(error).__name__}: {cause}): give what one call of it takes"
+      ) from error
+    return SelfCheck(0, None, cause), None
   examples, tolerance = len(keras.tree.flatten(inputs)[0]), _tolerance(model)
   difference = _difference(before, _outputs(smaller, inputs))
+  if difference <= tolerance and not any(_is_finite(output).any() for output in before):
+    return SelfCheck(examples, None, "no output of the model is finite"), None
   if difference <= tolerance:
     return SelfCheck(examples, difference), None
   with left_alone(model):
@@ -93,23 +105,9 @@ def _arrays(outputs):
 
 def _outputs_of_calls(model, inputs):
   """What each call makes: dict from its name to a deque with a list of arrays for each time that it is made."""
-  calls, tensors, _ = flat_calls(model, None)
-  by_keras_tensor = {id(key): tensor for key, tensor in tensors}
-  given = as_functional(model).inputs
-  named = isinstance(inputs, dict) and {tensor.name for tensor in given} <= set(inputs)
-  arrays = [inputs[tensor.name] for tensor in given] if named else keras.tree.flatten(inputs)
-  values = {
-    id(by_keras_tensor[id(key)]): keras.ops.convert_to_tensor(array, key.dtype) for key, array in zip(given, arrays)
-  }
   made = collections.defaultdict(collections.deque)
-  for call in calls:
-    if call.inputs:
-      args, kwargs = keras.tree.map_structure(
-        lambda value: values[id(value)] if isinstance(value, Tensor) else value, (call.args, call.kwargs)
-      )
-      outputs = keras.tree.flatten(call.operation(*args, **kwargs))
-      values.update(zip(map(id, call.outputs), outputs, strict=True))
-    made[call.name].append([keras.ops.convert_to_numpy(values[id(tensor)]) for tensor in call.outputs])
+  for call, outputs in run_calls(model, inputs):
+    made[call.name].append(_arrays(outputs))
   return made
 
 
@@ -123,12 +121,16 @@ def _relative(one, other):
     return np.inf
   if one.dtype.kind not in "fcV":  # NumPy knows bfloat16 as V.
     return float(np.mean(one != other)) if one.size else 0.0
-  one, other = (each if each.dtype.kind == "c" else to_float64(each) for each in (one, other))
-  finite = np.isfinite(one)
-  if (finite != np.isfinite(other)).any():
+  finite = _is_finite(one)
+  if (finite != _is_finite(other)).any():
     return np.inf
+  one, other = (each if each.dtype.kind == "c" else to_float64(each) for each in (one, other))
   norm, change = np.linalg.norm(one[finite]), np.linalg.norm((other - one)[finite])
   return float(change / norm) if norm else float(change)
+
+
+def _is_finite(array):
+  return np.isfinite(to_float64(array) if array.dtype.kind == "V" else array)
 
 
 def _tolerance(model):

@@ -93,11 +93,21 @@ def decide(
 ) -> tuple[ChannelGraph, Decisions]:
   """The graph of a model, and which of its channels go; the arguments are those of `squeeze`."""
   for name, value in {"multiple_of": multiple_of, "min_channels": min_channels}.items():
-    if not isinstance(value, numbers.Integral) or value < 1:
-      raise ValueError(f"{name} is {value}; it is a whole number of 1 or more")
+    refuse_all_but_counts(name, value)
   if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
     raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
   graph = ChannelGraph(model, threshold, keep)
+  return graph, decided(graph, exact, multiple_of, min_channels)
+
+
+def refuse_all_but_counts(name: str, value: int) -> None:
+  """Raises ValueError for an argument that is no whole number of 1 or more."""
+  if not isinstance(value, numbers.Integral) or value < 1:
+    raise ValueError(f"{name} is {value}; it is a whole number of 1 or more")
+
+
+def decided(graph: ChannelGraph, exact: bool, multiple_of: int = 1, min_channels: int = 1) -> Decisions:
+  """What goes of a graph's channels; the arguments are those of `squeeze`."""
   decisions = _removable(graph, exact)
   lost = _lost_channels(graph, decisions)
   patterned = {
@@ -116,7 +126,7 @@ def decide(
     _fill_widths(graph, decisions, multiple_of, min_channels, sides)
     for one in sides:
       _balance(decisions, one)
-  return graph, decisions
+  return decisions
 
 
 def _removable(graph, exact):
@@ -169,6 +179,11 @@ def _reading(graph, calls):
     reading.constant[differs] = np.nan
     reading.border = np.maximum(reading.border, used * inputs.border)
     reading.used |= used
+  shut = graph.is_shut[reading.ids]
+  if shut.any():
+    # Nothing that is shut holds another one back: of several means it has their mean, and 0 where nothing takes it up.
+    means = np.mean([call.reads[0].constant[shut] for call in calls], axis=0)
+    reading.constant[shut] = means if call.rule.folds(call.operation) else 0
   return reading
 
 

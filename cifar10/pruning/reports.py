@@ -48,7 +48,7 @@ class Comparison:
       all are finite; None if there is no such output.
     parameters: numbers of weights.
     multiply_adds: as `multiply_adds` counts them; None where sizes are not fixed or the model is not functional.
-    seconds: median time of a call on the inputs, compiled by `tf.function`, in turns.
+    seconds: median time of a call on the inputs, in turns, compiled as for Keras' `predict`, on TensorFlow without XLA.
   """
 
   examples: int
@@ -154,7 +154,8 @@ class SqueezeReport:
     gates: the same for batch norms.
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
     wall_kinds: list of `WallKind`, the same by class, with what they keep and how to register them.
-    comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 changed the function.
+    comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 or pruning changed the
+      function.
     remade: names of the layers that lost channels, and were made anew from their configs; the others are copies.
     shared: dict from the name of each layer that the squeezed model shares with the model, since it cannot be copied,
       to the reason.
@@ -169,7 +170,7 @@ class SqueezeReport:
   layers: dict[str, LayerReport]
   gates: dict[str, LayerReport]
   walls: list[str]
-  comparison: Comparison | None = None
+  comparison: Comparison | None = dataclasses.field(default=None, compare=False)
   wall_kinds: list[WallKind] = dataclasses.field(default_factory=list)
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
@@ -193,7 +194,7 @@ class SqueezeReport:
 
   def __str__(self) -> str:
     check = [] if self.check is None else [f"check: {self.check}"]
-    comparison = [] if self.comparison is None else [f"for gammas within the threshold:\n{self.comparison}"]
+    comparison = [] if self.comparison is None else [f"outputs changed:\n{self.comparison}"]
     parts = [self.summary(), _layer_table(self.layers), "\n".join([*_remarks(self), *check, *comparison])]
     return "\n\n".join(part for part in parts if part)
 

@@ -23,6 +23,8 @@ from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, attribute_of, to_float64
 from cifar10.pruning.walls import wall_kinds
 
+logger = logging.getLogger(__name__)
+
 
 def squeeze(
   model: keras.Model,
@@ -82,14 +84,14 @@ def squeeze(
   (134, 68)
   """
   graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
-  pieces = _pieces(graph, decisions)
-  report = _report(graph, model, decisions, pieces)
+  pieces = pieces_of(graph, decisions)
+  report = report_of(graph, model, decisions, pieces)
   made = rebuilt(model, graph, decisions.kept, pieces)
   smaller = made.model
   report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
-      logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
+      logger.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
   if verify:
     report.check = _checked(model, smaller, exact, inputs, report, graph, decisions, pieces)
   if threshold > 0:
@@ -97,7 +99,7 @@ def squeeze(
 
     report.comparison = compare(model, smaller, inputs_that_run(model) if inputs is None else inputs)
     change = report.comparison.relative_difference
-    logging.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
+    logger.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
   return smaller, report
 
 
@@ -133,9 +135,9 @@ def plan(
   (1, 2)
   """
   graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
-  pieces = _pieces(graph, decisions)
+  pieces = pieces_of(graph, decisions)
   refuse_shared_variables(graph, pieces)
-  return _report(graph, model, decisions, pieces)
+  return report_of(graph, model, decisions, pieces)
 
 
 def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
@@ -164,7 +166,7 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
   )
 
 
-def _pieces(graph, decisions):
+def pieces_of(graph, decisions):
   """What becomes of each layer and operation: dict from its id() to `Squeezed`."""
   pieces = {}
   for call, *_ in graph.calls_by_operation():
@@ -219,7 +221,7 @@ def _shift_outputs(graph, pieces, reading, shift):
     piece.weights[rule.bias] = shift
 
 
-def _report(graph, model, decisions, pieces):
+def report_of(graph, model, decisions, pieces):
   layers = {calls[0].operation: calls for calls in graph.calls_by_operation()}
   grown = sum(
     np.size(array) - math.prod(getattr(attribute_of(layer, name), "shape", (0,)))

@@ -39,6 +39,10 @@ class Grouped(Mixer):
   def groups(self, layer):
     return layer.groups
 
+  def kernel_by_input(self, layer):
+    by_group = self._by_group(layer, self.kernel(layer))
+    return by_group.transpose(0, 3, 2, 1).reshape(len(by_group), by_group.shape[3], -1)
+
   def connected(self, layer):
     connected = (self.kernel(layer) != 0).any(axis=0)
     width, outputs = connected.shape
@@ -58,8 +62,10 @@ class Grouped(Mixer):
     by_group[:, carrier % width, carrier // width] += ratio * by_group[:, position % width, position // width]
 
   def tie(self, graph, layer, ids, made):
-    if len(ids) == layer.groups:  # Then an input goes with its group alone.
-      graph.unite(np.repeat(ids, len(made) // len(ids)), made)
+    if graph.whole_groups or len(ids) == layer.groups:  # An input that is a group of its own goes with that alone.
+      first = ids[:: len(ids) // layer.groups]
+      for others in (ids, made):
+        graph.unite(np.repeat(first, len(others) // layer.groups), others)
 
   def config(self, layer, keep_in, keep_out):
     groups = int(keep_out.reshape(layer.groups, -1).any(axis=1).sum())

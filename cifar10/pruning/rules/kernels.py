@@ -45,6 +45,10 @@ class KernelRule(Rule):
     kernel = keras.ops.convert_to_numpy(attribute_of(layer, self.kernels[0]))
     return kernel.reshape(-1, *kernel.shape[-2:])
 
+  def kernel_by_input(self, layer: keras.Layer) -> np.ndarray:
+    """The kernel as an array (kernel positions, outputs that an input is mixed into, inputs)."""
+    return self.kernel(layer).swapaxes(1, 2)
+
   def sliced(
     self, layer: keras.Layer, kernel: np.ndarray, keep_in: np.ndarray, keep_out: np.ndarray
   ) -> dict[str, np.ndarray]:
