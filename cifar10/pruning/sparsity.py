@@ -70,7 +70,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
 
 
 def groups(model: keras.Model) -> dict[str, np.ndarray]:
-  """Which channels stay or go together: sums and concatenations, a grouped convolution or a shared layer tie them.
+  """Which channels stay or go together: sums and concatenations, or a shared layer, tie them.
 
   A channel of a residual stream, for example, is scaled by the batch norms of all blocks that add to it, and goes only
   when all of them shut it. An optimizer that gets the groups shuts them together.
