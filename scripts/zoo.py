@@ -1,7 +1,8 @@
 """What `squeeze` makes of networks of keras-hub and kimm, with random weights and 40% of their gammas at 0.
 
-Needs the extra `zoo`. Prints a table: parameters before and after, the share of dead channels that went, and what holds
-the others. `--verify` squeezes in float64 and gives the change of the outputs too.
+Needs the extra `zoo`. Prints a table: parameters before and after; the share of dead channels that went, of all and of
+those that no sum, output or constant other than 0 holds; and why the others stay. `--verify` squeezes in float64 and
+gives the change of the outputs too.
 
 python scripts/zoo.py [--network "kimm RegNetX002"] [--verify]
 """
@@ -18,13 +19,14 @@ import keras
 from applications import shut_at_random
 
 from cifar10.console import table, table_row
-from cifar10.pruning import plan, squeeze
+from cifar10.pruning import plan, register, rules, squeeze
 
 SIZE = (64, 64, 3)
 KIMM = (
   "ConvMixer736D32",
   "DenseNet121",
   "EfficientNetB0",
+  "EfficientNetLiteB0",
   "GhostNetW100",
   "HGNetV2B0",
   "InceptionNeXtTiny",
@@ -33,7 +35,9 @@ KIMM = (
   "MobileNetV2W100",
   "MobileNetV3W100Small",
   "MobileOneS0",
+  "MobileViTXXS",
   "RegNetX002",
+  "RegNetY002",
   "RepVGGA0",
   "ResNet18",
   "ResNet50",
@@ -71,17 +75,32 @@ NETWORKS = {f"kimm {name}": functools.partial(kimm, name) for name in KIMM} | {
   "keras-hub ResNet, bottlenecks": functools.partial(keras_hub, "ResNet", **resnet("bottleneck_block")),
   "keras-hub ResNetV2": functools.partial(keras_hub, "ResNet", **resnet("bottleneck_block", preactivation=True)),
   "keras-hub DenseNet": functools.partial(keras_hub, "DenseNet", stackwise_num_repeats=[6, 12, 24, 16]),
-  "keras-hub CSPDarkNet": functools.partial(
-    keras_hub, "CSPDarkNet", stackwise_num_filters=[64, 128, 256, 512], stackwise_depth=[1, 3, 3, 1]
-  ),
-  "keras-hub CSPDarkNet, depthwise": functools.partial(
+  "keras-hub CSPNet": functools.partial(
     keras_hub,
-    "CSPDarkNet",
-    stackwise_num_filters=[64, 128, 256, 512],
-    stackwise_depth=[1, 3, 3, 1],
-    block_type="depthwise_block",
+    "CSPNet",
+    stem_filters=32,
+    stem_kernel_size=3,
+    stem_strides=1,
+    stackwise_depth=[1, 2, 4],
+    stackwise_strides=[1, 2, 2],
+    stackwise_num_filters=[64, 128, 256],
+    block_type="dark_block",
+  ),
+  "keras-hub Xception": functools.partial(
+    keras_hub,
+    "Xception",
+    stackwise_conv_filters=[[32, 64], [128, 128], [256, 256], [728, 728, 728], [728, 1024]],
+    stackwise_pooling=[False, True, True, False, True],
   ),
 }
+HELD = ("shared", "output", "padding", "carrier")  # By a sum or an output, or as a constant other than 0.
+
+
+def register_layers():
+  """Registers the layers of kimm with weights along the channel axis."""
+  own = importlib.import_module("kimm").layers
+  register(own.LayerScale, rules.PerChannel(multiply=["gamma"]))
+  register(own.LearnableAffine, rules.PerChannel(multiply=["scale"], add=["bias"]))
 
 
 def row(name, verify):
@@ -92,14 +111,13 @@ def row(name, verify):
   removed = sum(gate.removed for gate in report.gates.values())
   kept = collections.Counter()
   for gate in report.gates.values():
-    kept.update({reason if reason not in report.walls else "walls": 0 for reason in gate.kept_though_dead})
     for reason, count in gate.kept_though_dead.items():
       kept["walls" if reason in report.walls else reason] += count
-  dead = removed + sum(kept.values())
-  share = f"{removed / dead:.2f}" if dead else ""
+  free = removed + sum(count for reason, count in kept.items() if reason not in HELD)
+  shares = [f"{removed / count:.2f}" if count else "" for count in (removed + sum(kept.values()), free)]
   sizes = [f"{count / 1e6:.2f}" for count in (report.parameters_before, report.parameters_after)]
   difference = [f"{report.check.difference:.1e}" if report.check.difference is not None else ""] if verify else []
-  return [name, *sizes, share, ", ".join(f"{count} {reason}" for reason, count in kept.most_common(3)), *difference]
+  return [name, *sizes, *shares, ", ".join(f"{count} {reason}" for reason, count in kept.most_common(3)), *difference]
 
 
 def main():
@@ -111,7 +129,15 @@ def main():
   if arguments.verify:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-  titles = ["network", "parameters, M", "after", "dead channels that went", "others, by reason"]
+  titles = [
+    "network",
+    "parameters, M",
+    "after",
+    "share of dead channels that went",
+    "of those that nothing holds",
+    "others",
+  ]
+  register_layers()
   print(table([*titles, *(["change of outputs"] if arguments.verify else [])]))
   for name in [arguments.network] if arguments.network else NETWORKS:
     keras.backend.clear_session()

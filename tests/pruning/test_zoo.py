@@ -1,0 +1,21 @@
+"""Networks of keras-hub and kimm, with 40% of their gammas at 0, squeeze to the same function."""
+
+import pytest
+import zoo
+from applications import shut_at_random
+from flows import assert_same_function
+
+from cifar10.pruning import squeeze
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64", "own_rules")]
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_they_keep_their_function(name):
+  pytest.importorskip("keras_hub" if name.startswith("keras-hub") else "kimm", reason="the extra zoo is not installed")
+  zoo.register_layers()
+  model = zoo.NETWORKS[name]()
+  shut_at_random(model)
+  smaller, report = squeeze(model, verify=False)
+  assert_same_function(model, smaller)
+  assert report.parameters_after == smaller.count_params() <= model.count_params()
