@@ -11,11 +11,12 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 # Of the tests that know no backend, those that take the whole path or compiled steps: a selection for time's sake.
 SELECTED = ("test_on_any_backend.py", "test_thresholds_in_models.py")
-NAMES = "on_any_backend or l1_penalty or trains_on"
+NAMES = "on_any_backend or l1_penalty"
+FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
 
 def run_on(backend, *arguments):
-  environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(HERE.parent.parent)}
+  environment = {**os.environ, **FAST, "KERAS_BACKEND": backend, "PYTHONPATH": str(HERE.parent.parent)}
   return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
 
 
