@@ -66,7 +66,7 @@ def densenet(images):
   for block in range(3):
     if block:
       x = layers.ReLU()(layers.BatchNormalization()(x))
-      x = layers.AveragePooling2D()(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
+      x = layers.AveragePooling2D(2)(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
     for _ in range(6):
       y = layers.ReLU()(layers.BatchNormalization()(x))
       x = layers.Concatenate()([x, layers.Conv2D(12, 3, padding="same", use_bias=False)(y)])
