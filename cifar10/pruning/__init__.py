@@ -6,6 +6,7 @@ from cifar10.pruning.comparing import compare
 from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.folding import fold_batch_norms
 from cifar10.pruning.proximal import ProximalOptimizer, ProximalSGD
+from cifar10.pruning.prune_to_budget import plan_prune, prune
 from cifar10.pruning.recalibration import recalibrate
 from cifar10.pruning.rescaling import scale_gammas, unscale_gammas
 from cifar10.pruning.rules.base import register
@@ -24,6 +25,8 @@ __all__ = [
   "multiply_adds",
   "penalties",
   "plan",
+  "plan_prune",
+  "prune",
   "recalibrate",
   "register",
   "rules",
