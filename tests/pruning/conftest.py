@@ -1,5 +1,7 @@
 """What the tests of pruning share."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,19 @@ def pytest_collection_modifyitems(items):
       reason = OF_TENSORFLOW.get(item.path.name)
       if reason:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients(request):
+  """On PyTorch a tensor with gradients is no array for NumPy; only tests that train need them."""
+  trains = "fitted" in vars(request.module) or "fit(" in inspect.getsource(request.function)
+  if keras.backend.backend() != "torch" or trains:
+    yield
+    return
+  import torch
+
+  with torch.no_grad():
+    yield
 
 
 @pytest.fixture
