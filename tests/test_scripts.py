@@ -16,6 +16,7 @@ from helpers import build_tiny_network
 
 from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
+from cifar10.pruning import multiply_adds
 from cifar10.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -278,6 +279,7 @@ def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys
   monkeypatch.setattr(
     benchmark, "plain_networks", lambda: {name: build_tiny_network() for name in ("full", "squeezed")}
   )
+  monkeypatch.setattr(benchmark, "pruned_networks", lambda: {name: build_tiny_network() for name in ("full", "pruned")})
   arguments = ["--rounds=2", "--steps=20", f"--json={tmp_path / 'rows.json'}"]
   monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
   benchmark.main()
@@ -295,17 +297,26 @@ def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys
     (runtime, batch_size, name)
     for runtime in ("TensorFlow", "LiteRT", "ONNX Runtime")
     for batch_size in (1, 5)
-    for name in ("full", "squeezed")
+    for name in ("full", "squeezed", "full", "pruned")
   )
   output = capsys.readouterr().out
   assert output.count("| float32, cifar10-train |") == 1
   assert output.count("| ONNX Runtime | squeezed |") == 1
+  assert output.count("| ONNX Runtime | pruned |") == 1
 
 
 def test_the_squeezed_network_of_the_benchmark_has_the_widths_that_it_says():
   for multiple_of, widths in ((1, [13, 9, 6, 29, 23, 21, 45, 35, 26]), (8, [16, 16, 8, 32, 24, 24, 48, 40, 32])):
     network = benchmark.squeezed_resnet20(multiple_of)
     assert [network.get_layer(name).filters for name in benchmark.SQUEEZED_WIDTHS] == widths
+
+
+@pytest.mark.parametrize("multiple_of", [8, 16])
+def test_the_pruned_network_of_the_benchmark_has_as_many_multiply_adds_as_it_says(multiple_of):
+  network = benchmark.pruned_resnet20(multiple_of)
+  assert 0.6 < multiply_adds(network) / 41_599_616 <= 0.64
+  filters = [layer.filters for layer in network.layers if hasattr(layer, "filters")]
+  assert all(count % multiple_of == 0 for count in filters[:-1])
 
 
 @pytest.mark.parametrize("argument", ["--parts=steps,walk", "--steps=5", "--rounds=0"])
