@@ -47,7 +47,7 @@ class Comparison:
       all are finite; None if there is no such output.
     parameters: numbers of weights.
     multiply_adds: as `multiply_adds` counts them; None where sizes are not fixed or the model is not functional.
-    seconds: median time of a call on the inputs, compiled by `tf.function`, in turns.
+    seconds: median time of a call on the inputs, in turns, compiled as for Keras' `predict`, on TensorFlow without XLA.
   """
 
   examples: int

@@ -25,6 +25,8 @@ from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, to_float64
 
+logger = logging.getLogger(__name__)
+
 LARGEST_RATIO = 16  # Of a constant to that of its carrier, by which kernels are multiplied.
 
 
@@ -93,7 +95,7 @@ def squeeze(
   report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
-      logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
+      logger.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
   if verify:
     report.check = _checked(model, smaller, exact, inputs, report, graph, decisions, pieces)
   if threshold > 0:
@@ -101,7 +103,7 @@ def squeeze(
 
     report.comparison = compare(model, smaller, inputs_that_run(model) if inputs is None else inputs)
     change = report.comparison.relative_difference
-    logging.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
+    logger.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
   return smaller, report
 
 
