@@ -26,7 +26,7 @@ from cifar10.console import table, table_row
 from cifar10.errors import UserError
 from cifar10.pruning import multiply_adds, prune
 
-STEPS = 400  # Of Torch-Pruning, to all channels.
+STEPS = 100  # Of Torch-Pruning, to all channels.
 BATCH_SIZE = 500
 IMAGE = torch.zeros(1, 3, 32, 32)
 
