@@ -9,7 +9,9 @@ import time
 
 import applications
 import benchmark
+import compare_importances
 import compare_squeezes
+import prune_applications
 import pytest
 import sweep
 from helpers import build_tiny_network
@@ -269,6 +271,30 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
   _, _, row = capsys.readouterr().out.splitlines()
   before, exact, paper = (float(cell) for cell in row.strip("| ").split(" | ")[1:4])
   assert before > exact >= paper
+
+
+def test_the_table_of_pruned_applications_shows_that_the_budget_is_met(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["prune_applications.py", "--network=MobileNetV2", "--multiple_of=8"])
+  prune_applications.main()
+  _, _, row = capsys.readouterr().out.splitlines()
+  cells = row.strip("| ").split(" | ")
+  assert float(cells[2]) < float(cells[1])
+  assert 0.45 < float(cells[5]) <= 0.5
+  monkeypatch.setattr(sys, "argv", ["prune_applications.py", "--network=MobileNetV2", "--share=0.001"])
+  prune_applications.main()
+  assert "the least is" in capsys.readouterr().out
+
+
+def test_importances_are_compared_on_the_test_set(tmp_path, monkeypatch, capsys, synthetic):
+  monkeypatch.setattr(compare_importances.input_pipeline, "load", lambda dataset, split: synthetic[split])
+  monkeypatch.setattr(compare_importances, "RECALIBRATION_BATCHES", 1)
+  monkeypatch.setattr(compare_importances, "SHARES", (0.6,))
+  build_tiny_network(filters=8).save(tmp_path / "model.keras")
+  monkeypatch.setattr(sys, "argv", ["compare_importances.py", str(tmp_path / "model.keras")])
+  compare_importances.main()
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(" | ")[1] for line in lines[-5:]] == list(compare_importances.IMPORTANCES)
+  assert all(len(line.split(" | ")) == 7 for line in lines[-5:])
 
 
 def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, synthetic):
