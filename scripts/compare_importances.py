@@ -4,21 +4,21 @@ CIFAR10_DATA_DIR=data python scripts/compare_importances.py cifar10/published/re
 """
 
 import argparse
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
-
-from cifar10 import input_pipeline
 from cifar10.config import DATASETS
 from cifar10.console import table, table_row
 from cifar10.errors import UserError
-from cifar10.evaluate import precision_and_loss
-from cifar10.pruning import prune, recalibrate
-from cifar10.pruning.importance import taylor
+from cifar10.quiet import quietly
+
+with quietly():
+  import keras
+
+  from cifar10 import input_pipeline
+  from cifar10.evaluate import precision_and_loss
+  from cifar10.pruning import prune, recalibrate
+  from cifar10.pruning.importance import taylor
 
 IMPORTANCES = ("gamma", "l1", "l2", "taylor", "random")
 SHARES = (0.8, 0.6, 0.4)

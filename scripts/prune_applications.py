@@ -4,16 +4,16 @@ python scripts/prune_applications.py [--network MobileNetV2] [--share 0.5] [--mu
 """
 
 import argparse
-import os
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-from applications import NETWORKS, shut_at_random
-
 from cifar10.console import table, table_row
-from cifar10.pruning import plan_prune
+from cifar10.quiet import quietly
+
+with quietly("3"):
+  import keras
+  from applications import NETWORKS, shut_at_random
+
+  from cifar10.pruning import plan_prune
 
 SHARE = 0.5
 NETWORKS = NETWORKS | {"VGG16": keras.applications.VGG16}
