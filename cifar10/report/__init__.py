@@ -3,7 +3,7 @@
 import pathlib
 
 from cifar10.config import ReportConfig, check
-from cifar10.errors import UserError, first_line
+from cifar10.errors import UserError, first_line, how_to_install
 from cifar10.report.facts import read_chain
 from cifar10.version.files import atomic_file
 
@@ -39,9 +39,7 @@ def _load():
   except ModuleNotFoundError as error:
     if error.name not in ("jinja2", "matplotlib"):
       raise
-    raise UserError(
-      f"the report needs {error.name}, which is not installed: pip install 'cifar10-channel-pruning[report]'."
-    ) from error
+    raise UserError(f"the report needs {error.name}, which is not installed: {how_to_install('report')}.") from error
   return page, pictures
 
 

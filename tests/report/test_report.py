@@ -136,7 +136,7 @@ def test_without_what_draws_and_writes_the_page_the_sentence_names_the_extra(cha
     monkeypatch.delitem(sys.modules, f"cifar10.report.{module}", raising=False)
     monkeypatch.delattr(f"cifar10.report.{module}", raising=False)
   monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(UserError, match=r"pip install 'cifar10-channel-pruning\[report\]'"):
+  with pytest.raises(UserError, match=r"pip install --editable '\.\[report\]' in the checkout, or .*WHEEL\[report\]'"):
     report(ReportConfig((str(chain),)))
 
 
