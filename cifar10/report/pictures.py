@@ -164,7 +164,8 @@ def _training(chain, prefix):
     tests += [(start + record["checkpoint_iter"], record["loss"]) for record in version.evaluations]
     if version.rows:
       start = _draw_stage(panels, version, start)
-  panels[0].plot(*zip(*tests), "D", color=ORANGE, markersize=5, label="on test images") if tests else None
+  if tests:
+    panels[0].plot(*zip(*tests), "D", color=ORANGE, markersize=5, label="on test images")
   rows = [row["cross_entropy"] for version in chain.versions for row in version.rows]
   _fit_losses(panels[0], np.array(rows + [loss for _, loss in tests]))
   panels[0].set_title("Cross entropy", pad=18)

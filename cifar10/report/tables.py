@@ -158,20 +158,16 @@ def layer_widths(widths):
 def by_class(chain):
   """A row for each class, of the first and the last version that has counts by class."""
   counted = classes.counted(chain)
-  shares = [{each.name: each.share for each in classes.recognised(version)} for version in counted]
-  header = ["class", "images", *(_name(version) for version in counted), "most often taken for"]
-  rows = [
-    [Cell(each.name), Cell(words.count(each.images))]
-    + [
-      Cell(words.fixed(each_version.get(each.name)), change)
-      for each_version, change in zip(shares, _changes(shares, each.name))
-    ]
-    + [Cell(f"{each.mistaken_for} ({each.mistakes:,})" if each.mistaken_for else "none")]
-    for each in (classes.recognised(counted[-1]) if counted else [])
-  ]
+  recognised = [{each.name: each for each in classes.recognised(version)} for version in counted]
+  header = ["class", "images", *map(_name, counted), "most often taken for"]
+  rows = [_class(name, recognised) for name in (recognised[-1] if recognised else ())]
   return Table("Share of the test images of each class that is recognised.", header, rows)
 
 
-def _changes(shares, name):
-  """What to say beside the first and the last share."""
-  return ["", words.difference(shares[0].get(name), shares[-1].get(name))][: len(shares)]
+def _class(name, recognised):
+  last = recognised[-1][name]
+  shares = [of_version[name].share if name in of_version else None for of_version in recognised]
+  changes = ["", words.difference(shares[0], shares[-1])]
+  mistakes = f"{last.mistaken_for} ({last.mistakes:,})" if last.mistaken_for else "none"
+  cells = [Cell(words.fixed(share), change) for share, change in zip(shares, changes)]
+  return [Cell(name), Cell(words.count(last.images)), *cells, Cell(mistakes)]

@@ -107,4 +107,4 @@ def _confusion(rows, examples):
     return None
   counts = [count for row in rows for count in row]
   are_counts = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
-  return rows if are_counts and sum(counts) == examples else None
+  return rows if are_counts and 0 < sum(counts) == examples else None
