@@ -199,7 +199,7 @@ def _draw_stage(panels, version, start):
   for axes in panels:
     axes.axvline(start, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
   place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-  panels[0].annotate(f"stage {version.number}", (start, 1), (3, 3), color=MUTED, fontsize=9.5, **place)
+  panels[0].annotate(f"stage {version.number}", (start, 1), (3, 3), color=MUTED, fontsize=10.5, **place)
   return max(int(steps[-1]) + 1, start + (version.stage.progress.step if version.stage else 0))
 
 
