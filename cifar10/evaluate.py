@@ -140,7 +140,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     "confusion": measured.confusion(examples.labels).tolist(),
     "time": timestamp(),
   }
-  check_same()
+  network = check_same()
   try:
     with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", measured.precision)
@@ -151,7 +151,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     ) from error
   if stands_for(record, version.number, version.dataset()):
     version.write_predictions(_telling(measured, examples, record["time"]))
-  version.add_evaluation(record)
+  version.add_evaluation({**record, "network": network})
 
 
 def _telling(measured, examples, time):
