@@ -75,22 +75,11 @@ NETWORKS = {f"kimm {name}": functools.partial(kimm, name) for name in KIMM} | {
   "keras-hub ResNet, bottlenecks": functools.partial(keras_hub, "ResNet", **resnet("bottleneck_block")),
   "keras-hub ResNetV2": functools.partial(keras_hub, "ResNet", **resnet("bottleneck_block", preactivation=True)),
   "keras-hub DenseNet": functools.partial(keras_hub, "DenseNet", stackwise_num_repeats=[6, 12, 24, 16]),
-  "keras-hub CSPNet": functools.partial(
-    keras_hub,
-    "CSPNet",
-    stem_filters=32,
-    stem_kernel_size=3,
-    stem_strides=1,
-    stackwise_depth=[1, 2, 4],
-    stackwise_strides=[1, 2, 2],
-    stackwise_num_filters=[64, 128, 256],
-    block_type="dark_block",
-  ),
   "keras-hub Xception": functools.partial(
     keras_hub,
     "Xception",
-    stackwise_conv_filters=[[32, 64], [128, 128], [256, 256], [728, 728, 728], [728, 1024]],
-    stackwise_pooling=[False, True, True, False, True],
+    stackwise_conv_filters=[[32, 64], [64, 128], [256, 256]],
+    stackwise_pooling=[True, True, False],
   ),
 }
 HELD = ("shared", "output", "padding", "carrier")  # By a sum or an output, or as a constant other than 0.
