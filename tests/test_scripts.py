@@ -11,6 +11,8 @@ import applications
 import benchmark
 import compare_importances
 import compare_squeezes
+import compare_thresholds
+import keras
 import prune_applications
 import pytest
 import sweep
@@ -271,6 +273,31 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
   _, _, row = capsys.readouterr().out.splitlines()
   before, exact, paper = (float(cell) for cell in row.strip("| ").split(" | ")[1:4])
   assert before > exact >= paper
+
+
+def test_thresholds_are_compared_and_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys, synthetic):
+  few = Examples(*(array[:100] for array in synthetic["test"]))
+  monkeypatch.setattr(compare_thresholds.input_pipeline, "load", lambda dataset, split: few)
+  monkeypatch.setattr(compare_thresholds, "STEPS_BETWEEN_LOOKS", 1)
+  monkeypatch.setattr(compare_thresholds, "CALIBRATION_BATCHES", 1)
+  tiny = {"tiny": lambda images: keras.layers.Flatten()(build_tiny_network()(images))}
+  monkeypatch.setattr(compare_thresholds, "NETWORKS", tiny)
+  arguments = ["--networks=tiny", "--steps=4", "--batch_size=4", "--l1_penalty=5", "--dataset=synthetic"]
+  monkeypatch.setattr(sys, "argv", ["compare_thresholds.py", str(tmp_path / "rows.jsonl"), *arguments])
+  compare_thresholds.main()
+  rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+  assert [row["thresholds"] for row in rows] == list(compare_thresholds.THRESHOLDS)
+  for row in rows:
+    assert row["fake_sparsity"] >= 0.5
+    assert row["parameters_after"] < row["parameters_before"]
+    assert row["sparsifying_steps"] <= 8
+  shown = capsys.readouterr().out.splitlines()
+  compare_thresholds.main()
+  assert capsys.readouterr().out.splitlines() == shown[-6:]
+  assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+  monkeypatch.setattr(sys, "argv", ["compare_thresholds.py", str(tmp_path / "rows.jsonl"), "--networks=other"])
+  with pytest.raises(SystemExit, match="--networks has other; expected some of tiny"):
+    compare_thresholds.main()
 
 
 def test_the_table_of_pruned_applications_shows_that_the_budget_is_met(monkeypatch, capsys):

@@ -3,9 +3,8 @@
 import numpy as np
 import prune_applications
 import pytest
-import tensorflow as tf
 from applications import NETWORKS, shut_at_random
-from keras import layers
+from keras import layers, ops
 
 from cifar10.pruning import multiply_adds, plan, plan_prune, prune, squeeze
 
@@ -16,7 +15,7 @@ WITHOUT_GAMMAS = ("InceptionV3", "InceptionResNetV2", "ConvNeXtTiny")
 def outputs(model):
   """Predictions for two images of noise."""
   images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:]))
-  return model(tf.cast(images, model.input.dtype), training=False).numpy().astype("float64")
+  return ops.convert_to_numpy(model(ops.cast(images, model.input.dtype), training=False)).astype("float64")
 
 
 def assert_squeezes(model, tolerance):
