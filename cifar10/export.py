@@ -18,7 +18,8 @@ from cifar10.pruning import fold_batch_norms
 from cifar10.pruning.comparing import output_differences
 from cifar10.pruning.timing import seconds_in_turns
 from cifar10.version import files
-from cifar10.version.directory import MODEL_FILE, Version
+from cifar10.version.choosing import chosen
+from cifar10.version.directory import MODEL_FILE
 
 FILES = {
   "saved_model": "saved_model",
@@ -45,7 +46,7 @@ def export(config: ExportConfig):
   """
   check(config)
   _check_packages(config.formats)
-  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  version = chosen(config.checkpoint_dir, config.checkpoint_version).must_exist()
   with version.watched() as check_same:
     _export(config, version, check_same)
 

@@ -53,7 +53,7 @@ def config(tmp_path, network, monkeypatch):
   train_dir = str(tmp_path / "run")
   Version(train_dir, 1).replace(network)
   Version(train_dir, 2).replace(squeeze(network)[0])
-  return ExportConfig(checkpoint_dir=train_dir, dataset="synthetic")
+  return ExportConfig(checkpoint_dir=train_dir, checkpoint_version=1, dataset="synthetic")
 
 
 def record(config, version=1):

@@ -20,7 +20,7 @@ from helpers import build_tiny_network
 from markdown_it import MarkdownIt
 
 from cifar10 import input_pipeline
-from cifar10.cli import evaluate, export, flag_table, predict, report, squeeze, train
+from cifar10.cli import evaluate, export, flag_table, predict, report, squeeze, sweep, table, train
 from cifar10.config import declarations
 from cifar10.datasets.examples import Examples
 from cifar10.pruning.rules import base
@@ -38,6 +38,8 @@ MODULES = {
   "cifar10-export": export,
   "cifar10-predict": predict,
   "cifar10-report": report,
+  "cifar10-table": table,
+  "cifar10-sweep": sweep,
   "keras-squeeze": squeeze,
 }
 # What is added to each command, so that it takes no time.
@@ -193,6 +195,7 @@ def test_the_flag_tables_are_those_of_the_settings(capsys):
   for program, config in flag_table.COMMANDS.items():
     _, _, section = shown.partition(f"### {program}\n")
     head, *rows = table_rows(section.strip().partition("\n\n")[0])
+    rows = [row for row in rows if not row[0].startswith("**")]  # Those are headings.
     listed = {re.match(r"`--(\w+)`", row[0])[1]: row[head.index("default")] for row in rows}
     fields = [field for field in dataclasses.fields(config) if not declarations(config)[field.name].positional]
     assert list(listed) == [field.name for field in fields]
