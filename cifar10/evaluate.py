@@ -105,7 +105,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
-  check_same()
+  network = check_same()
   eval_dir = pathlib.Path(config.eval_dir, version.path.name) if config.eval_dir else version.path / "eval"
   try:
     with tf.summary.create_file_writer(str(eval_dir)).as_default(step):
@@ -116,7 +116,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
       f"--eval_dir {config.eval_dir or eval_dir} cannot be written ({first_line(error)}); make room, or give another "
       "directory."
     ) from error
-  version.add_evaluation(record)
+  version.add_evaluation({**record, "network": network})
 
 
 def _other_dataset(config, version, dataset):

@@ -2,7 +2,7 @@
 
 A chain stands in TRAIN_DIR_<model>_p<penalty>_s<seed>_0 to _3. Run again, the sweep goes on where it stopped: finished
 stages and recorded evaluations stay as they are. Where a stage or evaluation fails its chain ends, the others go on.
-SIGINT and SIGTERM stop it; the stage that was training saves first.
+SIGINT, SIGTERM and SIGHUP stop it; the stage that was training saves first.
 """
 
 import itertools
@@ -29,7 +29,9 @@ def sweep(arguments):
   Raises:
     UserError: a chain failed.
   """
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  for signum in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(signum) != signal.SIG_IGN:
+      signal.signal(signum, signal.default_int_handler)
   grid = list(itertools.product(arguments.models, arguments.penalties, arguments.seeds))
   chains = {f"{arguments.train_dir}_{m}_p{p:g}_s{s}": (m, p, s) for m, p, s in grid}
   failed = [chain for chain, settings in chains.items() if not run_chain(chain, *settings, arguments)]

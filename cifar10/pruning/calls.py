@@ -213,6 +213,11 @@ def nodes_in_order(model):
   ]
 
 
+def operations_of(model):
+  """The layers and operations whose calls make the outputs of a model, in the order of execution."""
+  return [node.operation for node in nodes_in_order(model)]
+
+
 def flat_calls(model, size):
   """The calls of a model and of the models nested in it.
 
