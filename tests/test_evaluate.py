@@ -28,12 +28,16 @@ def config(tmp_path, trained_once):
   train_dir = trained_once({"max_steps": 10}, {**second, "max_steps": 10}, {**second, "max_steps": 20})
   shutil.copytree(train_dir.parent, tmp_path, dirs_exist_ok=True)
   return EvalConfig(
-    checkpoint_dir=str(tmp_path / "run"), dataset="synthetic", num_examples=300, eval_dir=str(tmp_path / "eval")
+    checkpoint_dir=str(tmp_path / "run"),
+    checkpoint_version=1,
+    dataset="synthetic",
+    num_examples=300,
+    eval_dir=str(tmp_path / "eval"),
   )
 
 
 def records(config):
-  path = directory(config.checkpoint_dir, config.checkpoint_version or 1) / "evaluations.jsonl"
+  path = directory(config.checkpoint_dir, config.checkpoint_version) / "evaluations.jsonl"
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
