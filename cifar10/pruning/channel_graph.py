@@ -17,9 +17,11 @@ channel is followed.
 
 import collections
 
+import keras
 import numpy as np
 
 from cifar10.pruning.calls import flat_calls, layers_in
+from cifar10.pruning.opening import opened
 from cifar10.pruning.rules.base import Channels, Wall, opaque, rule_of, to_float64
 
 
@@ -27,27 +29,32 @@ class ChannelGraph:
   """The channels of a functional model.
 
   Args:
-    model: a functional or Sequential Keras model.
+    model: a functional or Sequential Keras model, or one that `opened` makes functional.
     threshold: a batch norm's gamma counts as 0 if its absolute value is no more than this.
     keep: names of layers whose output channels stay, and whose gammas the threshold leaves alone; the name of a
-      nested model stands for all its layers.
+      nested model, or of a layer that was opened, stands for all its layers.
     size: what the height and width of inputs count as where they are not fixed; by default they stay open.
 
   Attributes:
+    model: the functional or Sequential model that the graph is of: the model itself where nothing was opened.
+    opened: what `opened` says of it.
     calls: list of `Call`, in the order of execution, those inside nested models included.
     blocked: dict from channel id to the reason why it cannot be removed: "input", "output", "keep", or the name of
       the layer that is a wall.
     walls: names of the layers that are walls, in the order of execution.
 
   Raises:
-    ValueError: `model` is neither functional nor a built Sequential, or has no layer of a name in `keep`.
+    ValueError: `model` is neither functional nor a built Sequential and cannot be made so, or has no layer of a name
+      in `keep`.
   """
 
   def __init__(self, model, threshold=0.0, keep=(), size=None):
     self.threshold = threshold
     self.blocked = {}
     self._parents = []
-    self.calls, tensors, bindings = flat_calls(model, size)
+    self.opened = opened(model)
+    self.model = self.opened.model
+    self.calls, tensors, bindings = flat_calls(self.model, size)
     self._by_keras_tensor = {id(key): value for key, value in tensors}
     self._makers = {id(tensor): call for call in self.calls for tensor in call.outputs}
     self._kept = _kept_operations(model, self.calls, keep)
@@ -75,6 +82,19 @@ class ChannelGraph:
   def maker(self, tensor):
     """The call that computes a `Tensor`."""
     return self._makers[id(tensor)]
+
+  def out_of_sight(self):
+    """Sentences on the walls in which there are batch norms, whose gammas nobody sees."""
+    found = {}
+    for call in self.calls:
+      count = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers_in(call.operation)[1:])
+      if isinstance(call.rule, Wall) and count:
+        why = self.opened.shut.get(call.name)
+        found[call.name] = (
+          f"{count} batch norms in layer {call.name}, a {type(call.operation).__name__}, are out of sight"
+          f"{f', since {why}' if why else ''}: their channels stay"
+        )
+    return list(found.values())
 
   def mixing_calls(self):
     """The calls of layers that mix channels, in the order of execution."""

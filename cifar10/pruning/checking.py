@@ -18,11 +18,14 @@ PERTURBATION = 4  # Of inputs, in units of these, to see what rounding can do to
 LARGEST_FACTOR = 1000  # By which squeezing may change outputs more than that.
 
 
-def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) -> tuple[SelfCheck, Arrays | None]:
+def self_check(
+  model: keras.Model, functional: keras.Model, smaller: keras.Model, inputs: Arrays | None
+) -> tuple[SelfCheck, Arrays | None]:
   """Calls two models of one structure with the same inputs, in inference; both are as before after that.
 
   Args:
-    model: a functional or Sequential model.
+    model: the model.
+    functional: the functional or Sequential model that it is, or has been made.
     smaller: another, that should compute the same.
     inputs: inputs for one call; by default noise.
 
@@ -31,7 +34,7 @@ def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) 
   """
   try:
     with left_alone(model):
-      inputs = inputs_that_run(model, EXAMPLES, guess=True) if inputs is None else inputs
+      inputs = inputs_that_run(functional, EXAMPLES, guess=True) if inputs is None else inputs
     before = _outputs(model, inputs)
   except Exception as error:
     return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None

@@ -47,7 +47,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     if isinstance(calls[0].rule, BatchNorm) and (source := _source(graph, calls)) is not None:
       pieces[id(source.operation)] = _folded(graph, source, calls[0])
       pieces[id(calls[0].operation)] = Squeezed(bypassed=True)
-  return rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), pieces).model
+  return rebuilt(graph.model, graph, lambda channels: np.ones(len(channels.ids), bool), pieces).model
 
 
 def _source(graph, calls):

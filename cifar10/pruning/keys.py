@@ -6,11 +6,12 @@ gamma's key is its layer's name and its own, after as many names of the nested m
 "a_bn/gamma", or "left/a_bn/gamma" and "right/a_bn/gamma". In a functional model without nested ones it is the path.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import keras
 
-from cifar10.pruning.calls import is_model
+from cifar10.pruning.calls import is_composite, is_model, sublayers
 
 MARK = "_pruning_key"  # The attribute of a variable that tells an optimizer its key, where paths do not.
 
@@ -63,12 +64,24 @@ def variable_of(key: str, namings: Sequence[Sequence[tuple[str, keras.Variable]]
   return None
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+  """Names of which no two are alike: those that were there before have _1, _2 and so on behind them."""
+  names, given = list(names), {}
+  for name in names:
+    others = (f"{name}_{number}" for number in itertools.count(1))
+    given[name if name not in given else next(each for each in others if each not in given and each not in names)] = (
+      None
+    )
+  return list(given)
+
+
 def _named_variables(model: keras.Model, prefix: str) -> Iterator[tuple[str, keras.Variable]]:
-  for layer in model.layers:
-    if is_model(layer):
-      yield from _named_variables(layer, f"{prefix}{layer.name}/")
+  layers = model.layers if is_model(model) else sublayers(model)
+  for layer, name in zip(layers, distinct(layer.name for layer in layers)):
+    if is_model(layer) or is_composite(layer):
+      yield from _named_variables(layer, f"{prefix}{name}/")
     else:
-      yield from ((f"{prefix}{layer.name}/{variable.name}", variable) for variable in layer.variables)
+      yield from ((f"{prefix}{name}/{variable.name}", variable) for variable in layer.variables)
 
 
 def _ends(name, end):

@@ -5,7 +5,6 @@ loses channels is made from its config, as Keras does it.
 """
 
 import dataclasses
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 
 from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
-from cifar10.pruning.copying import CannotCopyError, Copier
+from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
 from cifar10.pruning.rules.base import Channels, Squeezed
 
 
@@ -264,7 +263,7 @@ class _Rebuilding:
         )
     self.made[id(model)] = model, made
     self.copier.set(model, made)
-    for name in vars(model).keys() - _standard_attributes():
+    for name in vars(model).keys() - standard_attributes():
       try:
         value = self.copier.copy(vars(model)[name])
       except CannotCopyError as error:
@@ -286,16 +285,6 @@ class _Rebuilding:
   def _note(self, sentence):
     logging.warning(sentence)
     self.notes.append(sentence)
-
-
-@functools.cache
-def _standard_attributes():
-  """The names of the attributes that models have, compiled and trained ones too, without their user's doing."""
-  given = keras.Input((1,))
-  models = [keras.Model(given, given), keras.Sequential([given])]
-  for model in models:
-    model.compile()
-  return set().union(*map(vars, models), ("history", "stop_evaluating", "stop_predicting"))
 
 
 def _from_config(operation, changes):

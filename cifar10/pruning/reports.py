@@ -96,6 +96,8 @@ class SqueezeReport:
       convolutions, whose channels are those of the layer before; a layer inside a nested model goes by "model/layer".
     gates: the same for batch norms.
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
+    opened: dict from the name of each layer that became a functional model of the layers that it calls to that of its
+      class.
     comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 changed the function.
     remade: names of the layers that lost channels, and were made anew from their configs; the others are copies.
     shared: dict from the name of each layer that the squeezed model shares with the model, since it cannot be copied,
@@ -111,6 +113,7 @@ class SqueezeReport:
   layers: dict[str, LayerReport]
   gates: dict[str, LayerReport]
   walls: list[str]
+  opened: dict[str, str] = dataclasses.field(default_factory=dict)
   comparison: Comparison | None = None
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)

@@ -87,10 +87,11 @@ def squeeze(
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = _pieces(graph, decisions)
-  report = _report(graph, model, decisions, pieces)
-  made = rebuilt(model, graph, decisions.kept, pieces)
+  report = _report(graph, decisions, pieces)
+  made = rebuilt(graph.model, graph, decisions.kept, pieces)
   smaller = made.model
-  report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
+  report.remade, report.shared = made.remade, made.shared
+  report.notes += made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
       logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
@@ -139,7 +140,7 @@ def plan(
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = _pieces(graph, decisions)
   refuse_shared_variables(graph, pieces)
-  return _report(graph, model, decisions, pieces)
+  return _report(graph, decisions, pieces)
 
 
 def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
@@ -151,11 +152,12 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
       if not np.array_equal(gamma, to_float64(first.operation.gamma)):
         thresholded[id(first.operation)] = Squeezed(weights={"gamma": gamma})
   if thresholded:
-    model = rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
-  check, failing = self_check(model, smaller, inputs)
+    model = rebuilt(graph.model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
+  functional = model if thresholded else graph.model
+  check, failing = self_check(model, functional, smaller, inputs)
   if failing is None or not (exact or _is_exact(decisions)):
     return check
-  name = first_difference(model, smaller, failing, graph, decisions.kept, pieces)
+  name = first_difference(functional, smaller, failing, graph, decisions.kept, pieces)
   by = (
     "not finite where the model's are" if check.difference is None else f"off by {check.difference:.2g} of their norm"
   )
@@ -228,6 +230,8 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
   if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
     raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
   graph = ChannelGraph(model, threshold, keep)
+  for sentence in [*graph.opened.notes, *graph.out_of_sight()]:
+    logging.warning(sentence)
   decisions = _removable(graph, exact)
   lost = _lost_channels(graph, decisions)
   patterned = {
@@ -410,7 +414,7 @@ def _shift_outputs(graph, pieces, reading, shift):
     piece.weights[rule.bias] = shift
 
 
-def _report(graph, model, decisions, pieces):
+def _report(graph, decisions, pieces):
   layers = {calls[0].operation: calls for calls in graph.calls_by_operation()}
   grown = sum(
     np.size(array) - math.prod(getattr(getattr(layer, name), "shape", (0,)))
@@ -418,8 +422,8 @@ def _report(graph, model, decisions, pieces):
     for name, array in pieces[id(layer)].weights.items()
   )
   return SqueezeReport(
-    parameters_before=model.count_params(),
-    parameters_after=model.count_params() + grown,
+    parameters_before=graph.model.count_params(),
+    parameters_after=graph.model.count_params() + grown,
     multiply_adds_before=multiply_adds(graph),
     multiply_adds_after=multiply_adds(graph, {key: piece.weights for key, piece in pieces.items()}),
     layers={calls[0].name: _layer_report(decisions, calls) for calls in layers.values() if calls[0].rule.mixes},
@@ -429,6 +433,8 @@ def _report(graph, model, decisions, pieces):
       if isinstance(calls[0].rule, BatchNorm)
     },
     walls=graph.walls,
+    opened=graph.opened.layers,
+    notes=[*graph.opened.notes, *graph.out_of_sight()],
   )
 
 
