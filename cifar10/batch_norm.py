@@ -68,30 +68,38 @@ def _padded(values, padding):
   return tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, padding]]) if padding else values
 
 
-def fused(model, dtype_policy="float32", synchronized=False):
+def fused(model, dtype_policy="float32", synchronized=False, momentum=None):
   """Returns a copy of `model`, weights included, to train: its batch norms are fused.
 
   Args:
     model: a functional Keras model in float32.
     dtype_policy: name of a `keras.dtype_policies.DTypePolicy` for its layers; variables stay float32.
     synchronized: whether batch norms take the statistics of a batch over all replicas.
+    momentum: of the moving statistics, a float from 0 to 1; by default that which each batch norm has.
   """
-  return _with_batch_norm(model, FusedBatchNormalization, dtype_policy, synchronized)
+  settings = {"synchronized": synchronized, **({} if momentum is None else {"momentum": momentum})}
+  return _with_batch_norm(model, FusedBatchNormalization, dtype_policy, settings)
 
 
 def unfused(model):
   """Returns a copy of `model`, weights included, that holds standard Keras layers alone, in float32."""
-  return _with_batch_norm(model, keras.layers.BatchNormalization, "float32", synchronized=False)
+  return _with_batch_norm(model, keras.layers.BatchNormalization, "float32", {"synchronized": False})
 
 
-def _with_batch_norm(model, batch_norm, dtype_policy, synchronized):
+def batch_norm_momentum(model):
+  """The momentum of the moving statistics of a model's first batch norm; None without one."""
+  found = (layer.momentum for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+  return next(found, None)
+
+
+def _with_batch_norm(model, batch_norm, dtype_policy, settings):
   def clone(layer):
     config = layer.get_config()
     if not isinstance(layer, keras.layers.InputLayer):
       config["dtype"] = dtype_policy
     if not isinstance(layer, keras.layers.BatchNormalization):
       return type(layer).from_config(config)
-    return batch_norm.from_config({**config, "synchronized": synchronized})
+    return batch_norm.from_config({**config, **settings})
 
   copy = keras.models.clone_model(model, clone_function=clone)
   copy.set_weights(model.get_weights())

@@ -16,6 +16,7 @@ from cifar10.errors import UserError
 WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
 NETWORKS = tuple(WEIGHT_DECAY)
 DATASETS = ("cifar10", "synthetic")
+DISTORTIONS = ("paper", "crop_flip")
 FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 
 FIXED = "fixed for the stage"
@@ -34,12 +35,15 @@ class Setting:
       line says so; or "", where it says which stage it is, or counts for the run alone.
     workers_own: whether the workers of one run may have different values.
     positional: whether it stands on the command line without a flag.
+    left_open: what it is where it is left open, and in records from before there was the setting; None where that
+      depends on more.
   """
 
   help: str
   scope: str = ""
   workers_own: bool = False
   positional: bool = False
+  left_open: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,12 @@ def names(config, scope):
   return tuple(name for name, declaration in declarations(config).items() if declaration.scope == scope)
 
 
+def left_open():
+  """What settings of a stage are that are left open, where that depends on nothing else: dict from name to value."""
+  declared = declarations(TrainConfig).items()
+  return {name: declaration.left_open for name, declaration in declared if declaration.left_open is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """A condition on several settings.
@@ -218,8 +228,25 @@ class TrainConfig:
   l1_penalty: float = number(
     0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, scope=MAY_CHANGE
   )
-  learning_rate: float = number(
-    0.1, "Learning rate; a tenth of it after every 350 epochs.", above=True, high=10**6, scope=MAY_CHANGE
+  penalty_warm_up_steps: int = number(
+    0, "Steps over which the penalty rises from 0 to --l1_penalty.", whole=True, high=2**31 - 1, scope=MAY_CHANGE
+  )
+  learning_rate: float = number(0.1, "Learning rate at its highest.", above=True, high=10**6, scope=MAY_CHANGE)
+  learning_rate_schedule: str = choice(
+    "staircase",
+    ("staircase", "cosine"),
+    "staircase: a tenth after every 350 epochs; cosine: it falls like a cosine, to 0 at --max_steps.",
+    scope=MAY_CHANGE,
+  )
+  warm_up_steps: int = number(
+    0,
+    "For cosine: steps over which the learning rate rises from 0 before it falls.",
+    whole=True,
+    high=2**31 - 1,
+    scope=MAY_CHANGE,
+  )
+  momentum: float | None = number(
+    None, "Nesterov momentum of the gradient steps. By default 0: plain steps.", high=0.999, scope=FIXED, left_open=0.0
   )
   batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, scope=FIXED)
   weight_decay: float | None = number(
@@ -228,6 +255,27 @@ class TrainConfig:
     ".",
     high=10**6,
     scope=FIXED,
+  )
+  label_smoothing: float | None = number(
+    None,
+    "Share of each label that is spread evenly over all classes, in the training loss. By default 0.",
+    high=0.9,
+    scope=FIXED,
+    left_open=0.0,
+  )
+  distortions: str | None = choice(
+    None,
+    DISTORTIONS,
+    "paper: crops, flips, brightness and contrast; crop_flip: the first two. By default paper.",
+    scope=FIXED,
+    left_open=DISTORTIONS[0],
+  )
+  batch_norm_momentum: float | None = number(
+    None,
+    "Momentum of the moving statistics. By default that of the network that the stage starts from, 0.999 at first.",
+    high=1,
+    scope=FIXED,
+    left_open=0.999,
   )
   seed: int | None = number(
     None,
@@ -241,6 +289,7 @@ class TrainConfig:
     ("float32", "mixed_bfloat16", "mixed_float16"),
     "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
     scope=FIXED,
+    left_open="float32",
   )
   use_fp16: bool = switch(
     False, "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs."
@@ -327,6 +376,16 @@ class TrainConfig:
       ("target_sparsity", "stop_at_plateau", "l1_penalty"),
       lambda given: given["target_sparsity"] is None or (given["l1_penalty"] > 0 and not given["stop_at_plateau"]),
       "--target_sparsity needs an --l1_penalty above 0 to start with, and goes without --stop_at_plateau",
+    ),
+    Rule(
+      ("target_sparsity", "penalty_warm_up_steps"),
+      lambda given: given["target_sparsity"] is None or not given["penalty_warm_up_steps"],
+      "--target_sparsity raises the penalty by itself, and goes without --penalty_warm_up_steps",
+    ),
+    Rule(
+      ("warm_up_steps", "learning_rate_schedule", "max_steps"),
+      lambda given: given["warm_up_steps"] < (given["max_steps"] if given["learning_rate_schedule"] == "cosine" else 1),
+      "--warm_up_steps is for --learning_rate_schedule cosine, and less than --max_steps",
     ),
     Rule(
       ("use_fp16", "precision"),

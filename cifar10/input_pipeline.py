@@ -99,7 +99,7 @@ def _derived_seed(seed, use, number):
   return tf.random.experimental.stateless_fold_in(stream, number, alg="philox")
 
 
-def distort(images, seed, step, first=0, batch_size=None):
+def distort(images, seed, step, first=0, batch_size=None, distortions=None):
   """Distorts and standardises a training batch, or a part of it, with draws of its own for each image.
 
   As the reference: `crop`, `flip`, `adjust_brightness`, `adjust_contrast`, `standardize`. The draws
@@ -112,6 +112,7 @@ def distort(images, seed, step, first=0, batch_size=None):
     step: number of the batch, int or int64 scalar tensor.
     first: place in the batch of the first of `images`, int or int32 scalar tensor.
     batch_size: size of the whole batch; by default n.
+    distortions: "paper", the default, or "crop_flip", which leaves brightness and contrast as they are.
 
   Returns:
     float32 (n, 32, 32, 3).
@@ -128,8 +129,9 @@ def distort(images, seed, step, first=0, batch_size=None):
   images = tf.cast(images, tf.float32)  # Before tf.gather, for which TensorFlow has no GPU kernel with bytes.
   images = crop(images, uniform(_OFFSETS, [2], 0, 2 * _PADDING + 1, tf.int32))
   images = flip(images, uniform(_FLIPS, [], 0, 1) < 0.5)
-  images = adjust_brightness(images, uniform(_BRIGHTNESS, [], *_BRIGHTNESS_RANGE))
-  images = adjust_contrast(images, uniform(_CONTRAST, [], *_CONTRAST_RANGE))
+  if distortions != "crop_flip":
+    images = adjust_brightness(images, uniform(_BRIGHTNESS, [], *_BRIGHTNESS_RANGE))
+    images = adjust_contrast(images, uniform(_CONTRAST, [], *_CONTRAST_RANGE))
   return standardize(images)
 
 
@@ -174,7 +176,7 @@ def adjust_contrast(images, factors):
   return (images - means) * factors[:, None, None, None] + means
 
 
-def batch(examples, seed, step, batch_size, part=0, parts=1):
+def batch(examples, seed, step, batch_size, part=0, parts=1, distortions=None):
   """Makes batch number `step` of training, or a part of it: picks the examples and distorts the images.
 
   Args:
@@ -185,6 +187,7 @@ def batch(examples, seed, step, batch_size, part=0, parts=1):
     batch_size: int, at least 1; of the whole batch.
     part: which part of it, int or int32 scalar tensor from 0.
     parts: how many equal parts it has; divides `batch_size`.
+    distortions: as for `distort`.
 
   Returns:
     images float32 (batch_size / parts, 32, 32, 3), labels int32 (batch_size / parts,).
@@ -194,7 +197,7 @@ def batch(examples, seed, step, batch_size, part=0, parts=1):
   indices = example_indices(seed, step, batch_size, examples.labels.shape[0])
   indices = tf.slice(indices, [first], [share])
   images = _gather_images(examples.images, indices)
-  return distort(images, seed, step, first, batch_size), tf.gather(examples.labels, indices)
+  return distort(images, seed, step, first, batch_size, distortions), tf.gather(examples.labels, indices)
 
 
 def _gather_images(images, indices):

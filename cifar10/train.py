@@ -68,7 +68,9 @@ def _train_as_chief(trainer, version, stage, check_lock, examples, replaceable):
   config = trainer.config
   _check_checkpoints(version, stage)
   recorder = Recorder(trainer, version, stage, check_lock)
-  images, _ = input_pipeline.batch(examples, batch_seed(config), trainer.step, config.batch_size)
+  images, _ = input_pipeline.batch(
+    examples, batch_seed(config), trainer.step, config.batch_size, distortions=config.distortions
+  )
   recorder.start(images)
   loop.train_to_the_end(trainer, version, recorder)
   loop.say_how_it_ended(trainer, recorder)

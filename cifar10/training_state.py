@@ -13,7 +13,7 @@ class TrainingState:
 
   Args:
     model: the network to train, a functional Keras model; it is copied.
-    **how_to_train: dtype policy and synchronisation of batch norms, as for `batch_norm.fused`.
+    **how_to_train: dtype policy, and synchronisation and momentum of batch norms, as for `batch_norm.fused`.
 
   Attributes:
     model: the copy that is trained, its batch norms fused.

@@ -61,7 +61,7 @@ def train(state, expected):
   optimizer.build(state.model.trainable_variables)
   images, labels = draw_batches(expected["seed"], expected["steps"], expected["batch"])
 
-  def batch(examples, seed, step, batch_size, part, parts):
+  def batch(examples, seed, step, batch_size, part, parts, distortions):
     return tf.gather(images, step), tf.gather(labels, step)
 
   before = {"group_lasso": group_lasso(state.model, by_path), "fake_sparsity": fake_sparsity(state.model, by_path)}

@@ -469,6 +469,15 @@ def test_distort_is_the_chain_of_distortions(images, draws):
   np.testing.assert_allclose(got, one_by_one(chain, images, *draws.values()), atol=1e-4)
 
 
+def test_crops_and_flips_alone_leave_brightness_and_contrast(images, draws):
+  got = input_pipeline.distort(images, 5, 6, distortions="crop_flip")
+  assert list(draws) == ["crop", "flip"]
+  offsets, flipped = map(tf.constant, draws.values())
+  cropped = input_pipeline.crop(tf.cast(images, tf.float32), offsets)
+  expected = input_pipeline.standardize(input_pipeline.flip(cropped, flipped))
+  np.testing.assert_array_equal(got, expected)
+
+
 def test_draws_have_the_reference_ranges(draws):
   input_pipeline.distort(np.zeros((9000, 32, 32, 3), np.uint8), 7, 8)
   offsets, flipped, deltas, factors = draws.values()

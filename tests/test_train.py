@@ -14,7 +14,7 @@ import tensorflow as tf
 from helpers import assert_same_weights, change, deterministic_rows, saved_weights, version
 
 from cifar10 import input_pipeline
-from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, names
+from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, left_open, names
 from cifar10.errors import Interrupted, UserError
 from cifar10.models import MODELS
 from cifar10.pruning import fake_sparsity, recalibrate
@@ -96,7 +96,7 @@ def test_stages_with_one_seed_see_their_examples_in_another_order(config, monkey
   monkeypatch.setattr(
     input_pipeline,
     "batch",
-    lambda examples, seed, *rest: (seeds.append(seed), batch(examples, seed, *rest))[1],
+    lambda examples, seed, *rest, **settings: (seeds.append(seed), batch(examples, seed, *rest, **settings))[1],
   )
   train(config)
   train(change(config, checkpoint_version=1))
@@ -463,7 +463,7 @@ def test_deterministic_ops_are_asked_for_on_demand(config, monkeypatch, wanted):
 def test_the_stage_records_its_flags_and_the_self_check(config, capsys):
   train(config)
   stage = json.loads((version(config, 0).path / "stage.json").read_text())
-  assert stage["flags"] == {**dataclasses.asdict(config), "weight_decay": 0.0, "precision": "float32"}
+  assert stage["flags"] == {**dataclasses.asdict(config), **left_open(), "weight_decay": 0.0}
   assert stage["progress"]["step"] == 20
   assert stage["finished"]["self_check"] == {"images": 1000, "largest_difference": 0.0, "agreeing": 1000}
   assert "logits differ by 0 at most and 1000 predictions agree" in capsys.readouterr().out

@@ -1,6 +1,20 @@
 """What `squeeze` and `compare` report."""
 
+import collections
 import dataclasses
+
+from cifar10.pruning.printing import aligned, change
+
+# Why dead channels stay; any other reason is the name of a layer.
+REASONS = {
+  "carrier": "stands for others whose constants cannot pass a padded border",
+  "padding": "is a constant that cannot pass a padded border, and nothing can stand for it",
+  "width": "multiple_of or min_channels wants it, or the layer has no other",
+  "keep": "keep names the layer",
+  "shared": "other tensors or layers need it",
+  "output": "is an output of the model",
+  "input": "is an input of the model",
+}
 
 
 @dataclasses.dataclass
@@ -44,6 +58,17 @@ class Comparison:
   multiply_adds: tuple[int | None, int | None]
   seconds: tuple[float, float]
 
+  def __str__(self) -> str:
+    rows = [
+      ["", "first", "second"],
+      ["parameters", *(f"{count:,}" for count in self.parameters)],
+      ["multiply-adds", *("unknown" if count is None else f"{count:,}" for count in self.multiply_adds)],
+      ["milliseconds", *(f"{1000 * seconds:.3g}" for seconds in self.seconds)],
+    ]
+    differ = f"{self.largest_difference:.2g} at most, {self.relative_difference:.2g} of their norm"
+    agree = "" if self.agreement is None else f"; the largest class agrees in {self.agreement:.2%}"
+    return f"{aligned(rows)}\noutputs for {self.examples:,} examples differ by {differ}{agree}"
+
 
 @dataclasses.dataclass
 class SelfCheck:
@@ -60,6 +85,13 @@ class SelfCheck:
   difference: float | None
   note: str = ""
 
+  def __str__(self) -> str:
+    if not self.examples:
+      return f"not called: {self.note}"
+    by = "more than a finite number" if self.difference is None else f"{self.difference:.2g} of their norm"
+    note = f" ({self.note})" if self.note else ""
+    return f"outputs for {self.examples} examples differ by {by}{note}"
+
 
 @dataclasses.dataclass
 class LayerReport:
@@ -68,11 +100,9 @@ class LayerReport:
   Attributes:
     channels: how many there were.
     removed: how many went.
-    kept_though_dead: dict from reason to how many dead channels stay for it: "carrier" (stands for others
-      whose constants cannot pass a padded border), "padding" (has such a constant itself, where nothing can
-      stand for it), "width" (a layer keeps `multiple_of` or `min_channels` channels, or one), "keep", "shared"
-      (other tensors or readers need it), "output", "input", or the name of a layer through which it cannot be
-      followed: a wall, or one that reads another axis or mixes channels without a kernel.
+    kept_though_dead: dict from reason to how many dead channels stay for it: a key of `REASONS`, or the name of a
+      layer through which they cannot be followed: a wall, or one that reads another axis or mixes channels without a
+      kernel.
   """
 
   channels: int
@@ -87,7 +117,7 @@ class LayerReport:
 
 @dataclasses.dataclass
 class SqueezeReport:
-  """What `squeeze` did, or would do; `dataclasses.asdict` makes it ready for JSON.
+  """What `squeeze` did, or would do; printed it is a table of `layers`, and `dataclasses.asdict` makes it JSON's.
 
   Attributes:
     parameters_before, parameters_after: numbers of weights, those of moving statistics included.
@@ -119,3 +149,48 @@ class SqueezeReport:
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
   notes: list[str] = dataclasses.field(default_factory=list, compare=False)
   check: SelfCheck | None = dataclasses.field(default=None, compare=False)
+
+  def summary(self) -> str:
+    """The totals in two lines: parameters, multiply-adds, channels.
+
+    >>> conv = LayerReport(channels=32, removed=7, kept_though_dead={"carrier": 1})
+    >>> print(SqueezeReport(57450, 30237, 1991296, 1177864, {"conv": conv}, {}, []).summary())
+    parameters 57,450 -> 30,237 (47% fewer), multiply-adds 1,991,296 -> 1,177,864 (41% fewer)
+    7 of 32 channels went; dead, but kept: 1
+    """
+    layers = self.layers.values()
+    kept = sum(sum(layer.kept_though_dead.values()) for layer in layers)
+    went = f"{sum(layer.removed for layer in layers):,} of {sum(layer.channels for layer in layers):,} channels went"
+    parameters = change("parameters", self.parameters_before, self.parameters_after)
+    multiply_adds = change("multiply-adds", self.multiply_adds_before, self.multiply_adds_after)
+    return f"{parameters}, {multiply_adds}\n{went}{f'; dead, but kept: {kept:,}' if kept else ''}"
+
+  def __str__(self) -> str:
+    check = [] if self.check is None else [f"check: {self.check}"]
+    comparison = [] if self.comparison is None else [f"for gammas within the threshold:\n{self.comparison}"]
+    parts = [self.summary(), _layer_table(self.layers), "\n".join([*_remarks(self), *check, *comparison])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _layer_table(layers):
+  """A line for each layer: its channels, how many went, how many are left, and why dead ones are among these."""
+  rows = [["layer", "channels", "gone", "left", "dead, but kept"]]
+  for name, layer in layers.items():
+    counts = (layer.channels, layer.removed, layer.channels - layer.removed)
+    kept = ", ".join(f"{count} {reason}" for reason, count in layer.kept_though_dead.items())
+    rows.append([name, *(str(count) for count in counts), kept])
+  return aligned(rows, left=(0, 4)) if layers else ""
+
+
+def _remarks(report):
+  """Sentences on what stays, and on what is not as it was."""
+  found = collections.Counter()
+  for layer in report.layers.values():
+    found.update(layer.kept_though_dead)
+  for reason in found:
+    yield f"{reason}: {REASONS.get(reason, 'a layer through which channels cannot be followed')}"
+  if report.walls:
+    yield f"walls, through which no channel is followed: {', '.join(report.walls)}"
+  for name, reason in report.shared.items():
+    yield f"{name} serves both models, since it has no copy: {reason}"
+  yield from (f"note: {note}" for note in report.notes)

@@ -129,5 +129,7 @@ def _next_batches(trainer, examples):
   """The images of the batches that the stage would train on next."""
   config, examples = trainer.config, Examples(*map(tf.constant, examples))
   for step in range(trainer.step, trainer.step + config.recalibration_batches):
-    images, _ = input_pipeline.batch(examples, batch_seed(config), step, config.batch_size)
+    images, _ = input_pipeline.batch(
+      examples, batch_seed(config), step, config.batch_size, distortions=config.distortions
+    )
     yield images

@@ -4,7 +4,8 @@ import dataclasses
 import secrets
 import zlib
 
-from cifar10.config import DATASETS, FIXED, NETWORKS, WEIGHT_DECAY, TrainConfig, declarations, names
+from cifar10.batch_norm import batch_norm_momentum
+from cifar10.config import DATASETS, FIXED, NETWORKS, WEIGHT_DECAY, TrainConfig, declarations, left_open, names
 from cifar10.errors import UserError
 from cifar10.training import workers
 from cifar10.training.stopping import is_done
@@ -37,7 +38,9 @@ def settled(config, stage, version, network):
         f"--{name} is {value}, but {version} was made with {fixed[name]}; "
         f"pass --{name} {fixed[name]}, or choose another --train_dir."
       )
-  defaults = {"model": NETWORKS[0], "dataset": DATASETS[0], "seed": secrets.randbelow(2**31), "precision": "float32"}
+  momentum = batch_norm_momentum(network) if network else None
+  defaults = {"model": NETWORKS[0], "dataset": DATASETS[0], "seed": secrets.randbelow(2**31), **left_open()}
+  defaults |= {} if momentum is None else {"batch_norm_momentum": momentum}
   settings = {**defaults, **given, **fixed}
   settings = {"weight_decay": WEIGHT_DECAY[settings["model"]], **settings}
   return dataclasses.replace(config, **settings)

@@ -9,11 +9,11 @@ With the gated gammas g, the kernels W and n steps done before, a step on one ba
 
 The first is `gradients_and_loss` below; the next two, together ISTA, are `pruning.ProximalSGD`; the last is
 `training_state.update_averages`; `pruning.penalties` says what penalty(g) is. The tests hold all of it against values
-that the paper's own program computed.
+that the paper's own program computed. Momentum, smoothed labels and other schedules are left out by default.
 """
 
-import keras
 import tensorflow as tf
+from keras.optimizers import schedules
 
 from cifar10 import input_pipeline
 from cifar10.pruning import ProximalSGD, fake_sparsity, group_lasso
@@ -26,26 +26,48 @@ FLOAT16_LOSS_SCALE = 1024.0
 
 
 def make_optimizer(config, penalties, num_examples):
-  """Plain SGD with soft thresholding; its learning rate drops to a tenth every 350 epochs, as the reference's does.
-
-  Its penalty stays as it is, or, on the way to a target sparsity, doubles every so many steps.
+  """SGD with soft thresholding, by default plain, as the reference's.
 
   Args:
     config: `TrainConfig`.
     penalties: dict from the path of a gamma to its penalty.
     num_examples: how many images make an epoch.
   """
-  schedule = keras.optimizers.schedules.ExponentialDecay(
+  return ProximalSGD(
+    _learning_rate(config, num_examples),
+    _l1_penalty(config),
+    penalties,
+    momentum=config.momentum or 0.0,
+    nesterov=bool(config.momentum),
+    loss_scale_factor=FLOAT16_LOSS_SCALE if config.precision == "mixed_float16" else None,
+    name="optimizer",
+  )
+
+
+def _learning_rate(config, num_examples):
+  """A schedule: a tenth after every 350 epochs, as the reference has it, or a cosine that ends at 0."""
+  if config.learning_rate_schedule == "cosine":
+    return schedules.CosineDecay(
+      0.0 if config.warm_up_steps else config.learning_rate,
+      config.max_steps - config.warm_up_steps,
+      warmup_target=config.learning_rate if config.warm_up_steps else None,
+      warmup_steps=config.warm_up_steps,
+    )
+  return schedules.ExponentialDecay(
     config.learning_rate,
     decay_steps=max(1, int(EPOCHS_PER_DECAY * num_examples / config.batch_size)),
     decay_rate=LEARNING_RATE_DECAY,
     staircase=True,
   )
-  l1_penalty = config.l1_penalty
+
+
+def _l1_penalty(config):
+  """A number; or, on the way to a target sparsity, a schedule that doubles it every so many steps; or one from 0."""
   if config.target_sparsity:
-    l1_penalty = keras.optimizers.schedules.ExponentialDecay(l1_penalty, config.penalty_doubling_steps, decay_rate=2.0)
-  loss_scale = FLOAT16_LOSS_SCALE if config.precision == "mixed_float16" else None
-  return ProximalSGD(schedule, l1_penalty, penalties, loss_scale_factor=loss_scale, name="optimizer")
+    return schedules.ExponentialDecay(config.l1_penalty, config.penalty_doubling_steps, decay_rate=2.0)
+  if config.penalty_warm_up_steps:
+    return schedules.PolynomialDecay(0.0, config.penalty_warm_up_steps, end_learning_rate=config.l1_penalty)
+  return config.l1_penalty
 
 
 def make_train_step(config, replicas, state, optimizer):
@@ -70,7 +92,7 @@ def make_train_step(config, replicas, state, optimizer):
     """Of this replica's part of the batch: their sums over the replicas are those of the batch."""
     with tf.GradientTape() as tape:
       logits = tf.cast(state.model(images, training=True), tf.float32)
-      cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+      cross_entropy = tf.reduce_mean(cross_entropy_of(labels, logits, config.label_smoothing))
       decay = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in kernels])
       loss = (cross_entropy + config.weight_decay * decay) / replicas
       scaled_loss = optimizer.scale_loss(loss)
@@ -82,7 +104,9 @@ def make_train_step(config, replicas, state, optimizer):
   def step_on_replica(examples, step):
     replica = tf.distribute.get_replica_context()
     part = replica.replica_id_in_sync_group
-    images, labels = input_pipeline.batch(examples, batch_seed(config), step, config.batch_size, part, replicas)
+    images, labels = input_pipeline.batch(
+      examples, batch_seed(config), step, config.batch_size, part, replicas, distortions=config.distortions
+    )
     gradients, loss, cross_entropy = gradients_and_loss(images, labels)
     optimizer.apply(gradients, variables)
     update_averages(state.averages, variables, step)
@@ -136,6 +160,15 @@ def make_train_steps(config, strategy, state, optimizer, examples, penalties):
     }
 
   return lambda count: steps(tf.convert_to_tensor(state.step), tf.constant(count, tf.int64), examples)
+
+
+def cross_entropy_of(labels, logits, smoothing):
+  """Of each example, (batch,) float32; a share `smoothing` of its label is spread evenly over all classes."""
+  if not smoothing:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+  classes = logits.shape[-1]
+  spread = tf.one_hot(labels, classes, 1 - smoothing + smoothing / classes, smoothing / classes)
+  return tf.nn.softmax_cross_entropy_with_logits(labels=spread, logits=logits)
 
 
 def is_to_be_compiled(config, replicas):

@@ -30,7 +30,9 @@ class Trainer:
     self.penalties = penalties
     with strategy.scope():
       synchronized = config.sync_batch_norm and strategy.num_replicas_in_sync > 1
-      self.state = TrainingState(network, dtype_policy=config.precision, synchronized=synchronized)
+      self.state = TrainingState(
+        network, dtype_policy=config.precision, synchronized=synchronized, momentum=config.batch_norm_momentum
+      )
       optimizer = make_optimizer(config, penalties, len(examples.labels))
       optimizer.build(self.state.model.trainable_variables)
     self.step = 0

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 
-from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, declarations, names
+from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, declarations, left_open, names
 from cifar10.errors import UserError
 from cifar10.version import directory_of
 from cifar10.version.files import MOST_BYTES, atomic_file, read
@@ -15,8 +15,6 @@ STAGE_FILE = "stage.json"
 STAGE_BACKUP = "stage.json.old"
 LARGEST_COUNT = 2**31 - 1
 PACKAGES = ("keras", "numpy", "tensorflow")
-# Of what a stage fixes, what stages that were recorded before there was such a setting had.
-BEFORE_THERE_WAS_A_SETTING = {"precision": "float32"}
 
 
 @dataclasses.dataclass
@@ -167,7 +165,7 @@ def _stage(record):
 
 def _flags(recorded):
   """The settings of a record; one that may change and that is none (any more) counts as left at its default."""
-  recorded, known = {**BEFORE_THERE_WAS_A_SETTING, **recorded}, {}
+  recorded, known = {**left_open(), **recorded}, {}
   for name, declared in declarations(TrainConfig).items():
     if declared.scope == FIXED and not declared.admits(recorded[name]):
       raise ValueError(f"{name} is {recorded[name]!r}; expected {declared.expected}")

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from helpers import write_record
 
-from cifar10.config import TrainConfig
+from cifar10.config import TrainConfig, left_open
 from cifar10.errors import UserError
 from cifar10.version.stage import Finished, Progress, SelfCheck, Stage, read_stage, write_stage
 
-FLAGS = TrainConfig(model="cnn4", dataset="synthetic", batch_size=8, weight_decay=0.0, seed=3, precision="float32")
+FLAGS = TrainConfig(model="cnn4", dataset="synthetic", batch_size=8, weight_decay=0.0, seed=3, **left_open())
 STAGE = Stage(
   FLAGS,
   {"conv1_bn/gamma": 0.5},
