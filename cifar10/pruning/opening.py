@@ -24,7 +24,7 @@ from cifar10.pruning.calls import (
 )
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes, trainer_attributes
 from cifar10.pruning.keys import distinct
-from cifar10.pruning.rules.base import RULES
+from cifar10.pruning.rules.base import rules_of
 from cifar10.pruning.tracing import CannotTraceError, traced
 
 
@@ -182,7 +182,8 @@ class _Opening:
 
   def _part(self, operation, args, kwargs, prefix):
     """What takes the place of a layer or operation that is called with these arguments."""
-    operation = self.copier.known(operation) or operation
+    if id(operation) not in self.calls:  # Else it may be called in another way than before.
+      operation = self.copier.known(operation) or operation
     name = prefix + operation.name
     if is_model(operation):
       return self._functional(operation, f"{name}/")
@@ -254,9 +255,9 @@ class _Opening:
 
 def _is_of_interest(operation):
   """Whether a layer has no rule, and holds some whose channels would be followed."""
-  if not is_composite(operation) or type(operation) in RULES:
+  if not is_composite(operation) or rules_of(type(operation)):
     return False
-  return any(rule.owns_channels for layer in layers_in(operation) for rule in RULES.get(type(layer), ()))
+  return any(rule.owns_channels for layer in layers_in(operation) for rule in rules_of(type(layer)))
 
 
 def _input(node):

@@ -191,6 +191,8 @@ def _remarks(report):
     yield f"{reason}: {REASONS.get(reason, 'a layer through which channels cannot be followed')}"
   if report.walls:
     yield f"walls, through which no channel is followed: {', '.join(report.walls)}"
+  if report.opened:
+    yield f"functional models now of what they call: {', '.join(map('{0[0]}, a {0[1]}'.format, report.opened.items()))}"
   for name, reason in report.shared.items():
     yield f"{name} serves both models, since it has no copy: {reason}"
   yield from (f"note: {note}" for note in report.notes)

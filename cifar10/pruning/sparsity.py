@@ -1,5 +1,6 @@
 """Penalties of gammas, and the two figures that the training reports: group lasso and fake sparsity."""
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -55,6 +56,8 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
+  for sentence in graph.out_of_sight():
+    logging.warning(sentence)
   scaling = [
     calls for calls in graph.calls_by_operation() if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale
   ]

@@ -5,6 +5,7 @@
 
 import functools
 
+import blocks
 import keras
 import numpy as np
 import pytest
@@ -190,6 +191,18 @@ class Builder:
   def add_reduction(self):
     x = self.tensor()
     return ops.mean(x, axis=self.one_of(*range(1, len(x.shape)))) if len(x.shape) > 2 else None
+
+  def add_traced(self):
+    """A layer that holds layers, called again where it was called on such a tensor before."""
+    x = self.tensor(4)
+    if x is None or self.data_format == "channels_first":
+      return None
+    key = ("traced", x.shape)
+    if key not in self.shared:
+      n = self.channels(x)
+      kinds = [lambda: blocks.Residual(n), lambda: blocks.Excitation(n), lambda: blocks.Inverted(n, self.one_of(2, 4))]
+      self.shared[key] = self.one_of(*kinds)()
+    return self.shared[key](x)
 
   def add_nested(self):
     x = self.tensor()
