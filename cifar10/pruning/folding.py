@@ -23,7 +23,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
   but the batch norm reads. In inference the copy computes the same, up to rounding; it is not for training.
 
   Args:
-    model: a functional or Sequential Keras model; it is left alone.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before; it is left alone.
 
   Returns:
     A model of the same inputs, outputs and layers, but for the batch norms that went, not compiled.

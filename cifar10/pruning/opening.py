@@ -63,7 +63,11 @@ def opened(model: keras.Model) -> Opened:
     except _StaysShutError as error:  # What was made of it already cannot stay either.
       shut[error.name] = error.reason
       continue
-    return Opened(made if opening.layers else model, opening.layers, opening.shut, opening.notes)
+    if not opening.layers:
+      return Opened(model, {}, opening.shut, [])
+    unused = model.count_params() - made.count_params()
+    notes = [f"{unused:,} parameters of {model.name} are in no call that its outputs come of, and are left out"]
+    return Opened(made, opening.layers, opening.shut, [*opening.notes, *(notes if unused else [])])
 
 
 class _StaysShutError(Exception):

@@ -24,7 +24,7 @@ def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -
   Undo it with `unscale_gammas`, after the training or on the squeezed model.
 
   Args:
-    model: a functional or Sequential Keras model.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before.
     penalties: keys of the gammas to scale; the dict will do that `penalties(model)` gives.
     alpha: what to multiply gammas by, a finite number above 0; the paper uses 0.001 to 1.
 

@@ -28,7 +28,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   the channel graph has no rule for, since such channels cannot be removed, or if it is not trainable.
 
   Args:
-    model: a functional Keras model.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before.
     num_pixels: height * width of the model's image input; by default read off its only input. An input
       without a fixed size needs it given, and counts as a square of that many pixels.
 

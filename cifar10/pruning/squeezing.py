@@ -44,7 +44,7 @@ def squeeze(
   that nothing uses.
 
   Args:
-    model: a functional or Sequential Keras model; it is left alone.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before; it is left alone.
     exact: at the border of a zero-padded convolution a constant other than 0 is no constant any more. With
       `exact` the function of the model in inference is kept all the same: one dead channel, the carrier,
       stays for all those of its layer whose constants are not 0. Without it such channels go too, as in
@@ -62,8 +62,8 @@ def squeeze(
 
   Returns:
     (smaller, report): a functional model, or a Sequential one where `model` is, of the same layers with the same
-    names, not compiled, and a `SqueezeReport`. A layer whose channels are all dead keeps one of them; the log has a
-    warning.
+    names, not compiled, and a `SqueezeReport`. A layer or model that could be opened is a functional model of the
+    layers that it calls. A layer whose channels are all dead keeps one of them; the log has a warning.
 
   Raises:
     ValueError: `model` is not functional, an argument is out of its range, `keep` names no layer, or a layer of the

@@ -174,6 +174,14 @@ def test_equal_names_are_kept_apart(randomize):
     assert group_lasso(each, gates) == group_lasso(model, gates)
 
 
+def test_weights_that_no_call_uses_are_left_out(randomize):
+  model = with_dead(called(blocks.Distiller), randomize)
+  smaller, report = squeeze(model)
+  assert report.notes[1].startswith(f"579 parameters of {model.name} are in no call that its outputs come of")
+  assert report.parameters_before == model.student.count_params()
+  assert smaller.get_layer("student").get_layer("conv").filters == 4
+
+
 # What stays shut.
 
 
