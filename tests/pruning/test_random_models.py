@@ -195,7 +195,7 @@ class Builder:
   def add_traced(self):
     """A layer that holds layers, called again where it was called on such a tensor before."""
     x = self.tensor(4)
-    if x is None or self.data_format == "channels_first":
+    if x is None or self.data_format == "channels_first" or x.sparse:  # As Keras 3.15 takes 2 * x to be.
       return None
     key = ("traced", x.shape)
     if key not in self.shared:
