@@ -17,7 +17,6 @@ channel is followed.
 
 import collections
 
-import keras
 import numpy as np
 
 from cifar10.pruning.calls import flat_calls, layers_in
@@ -82,19 +81,6 @@ class ChannelGraph:
   def maker(self, tensor):
     """The call that computes a `Tensor`."""
     return self._makers[id(tensor)]
-
-  def out_of_sight(self):
-    """Sentences on the walls in which there are batch norms, whose gammas nobody sees."""
-    found = {}
-    for call in self.calls:
-      count = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers_in(call.operation)[1:])
-      if isinstance(call.rule, Wall) and count:
-        why = self.opened.shut.get(call.name)
-        found[call.name] = (
-          f"{count} batch norms in layer {call.name}, a {type(call.operation).__name__}, are out of sight"
-          f"{f', since {why}' if why else ''}: their channels stay"
-        )
-    return list(found.values())
 
   def mixing_calls(self):
     """The calls of layers that mix channels, in the order of execution."""

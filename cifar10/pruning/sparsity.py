@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import MARK, gamma_keys, variables_of
+from cifar10.pruning.remarks import out_of_sight
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Input
 
@@ -29,8 +30,9 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
 
   Args:
     model: a functional or Sequential Keras model, or a subclassed one that was called before.
-    num_pixels: height * width of the model's image input; by default read off its only input. An input
-      without a fixed size needs it given, and counts as a square of that many pixels.
+    num_pixels: height * width of the model's image input; by default read off its inputs, if all that have a size have
+      one size; 1 if none has, as in a dense model. An input without a fixed size needs it given, and counts as a square
+      of that many pixels.
 
   Returns:
     A dict from the key of the gamma variable to its penalty, a float above 0. The key is the variable's path, like
@@ -56,7 +58,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
-  for sentence in graph.out_of_sight():
+  for sentence in out_of_sight(graph):
     logging.warning(sentence)
   scaling = [
     calls for calls in graph.calls_by_operation() if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale
@@ -130,13 +132,14 @@ def _gated(model, penalties):
 def _num_pixels(graph):
   inputs = [tensor for call in graph.calls if isinstance(call.rule, Input) for tensor in call.outputs]
   channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in graph.calls)
-  sizes = [tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs]
-  if len(sizes) != 1 or None in sizes[0] or not sizes[0]:
+  sizes = {tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs}
+  images = sizes - {()} or sizes
+  if len(images) != 1 or None in min(images):
     raise ValueError(
       f"num_pixels cannot be read off the inputs {[tensor.shape for tensor in inputs]}; "
       "pass penalties(model, num_pixels=height * width)"
     )
-  return math.prod(sizes[0])
+  return math.prod(min(images))
 
 
 def _penalty(graph, calls, num_pixels):

@@ -21,6 +21,7 @@ from cifar10.pruning.checking import first_difference, self_check
 from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
+from cifar10.pruning.remarks import never_trained, out_of_sight
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, to_float64
@@ -230,8 +231,6 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
   if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
     raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
   graph = ChannelGraph(model, threshold, keep)
-  for sentence in [*graph.opened.notes, *graph.out_of_sight()]:
-    logging.warning(sentence)
   decisions = _removable(graph, exact)
   lost = _lost_channels(graph, decisions)
   patterned = {
@@ -421,9 +420,13 @@ def _report(graph, decisions, pieces):
     for layer in layers
     for name, array in pieces[id(layer)].weights.items()
   )
+  before = graph.model.count_params()
+  notes = [*graph.opened.notes, *out_of_sight(graph), *never_trained(graph, before, before + grown)]
+  for sentence in notes:
+    logging.warning(sentence)
   return SqueezeReport(
-    parameters_before=graph.model.count_params(),
-    parameters_after=graph.model.count_params() + grown,
+    parameters_before=before,
+    parameters_after=before + grown,
     multiply_adds_before=multiply_adds(graph),
     multiply_adds_after=multiply_adds(graph, {key: piece.weights for key, piece in pieces.items()}),
     layers={calls[0].name: _layer_report(decisions, calls) for calls in layers.values() if calls[0].rule.mixes},
@@ -434,7 +437,7 @@ def _report(graph, decisions, pieces):
     },
     walls=graph.walls,
     opened=graph.opened.layers,
-    notes=[*graph.opened.notes, *graph.out_of_sight()],
+    notes=notes,
   )
 
 
