@@ -23,7 +23,7 @@ from cifar10.pruning.calls import (
   view_of,
 )
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes, trainer_attributes
-from cifar10.pruning.keys import distinct
+from cifar10.pruning.keys import names_inside
 from cifar10.pruning.rules.base import rules_of
 from cifar10.pruning.tracing import CannotTraceError, traced
 
@@ -96,7 +96,7 @@ class _Opening:
     """The model opened; itself where there is nothing to open."""
     if is_functional(model) or not isinstance(model, keras.Model) or not is_composite(model):
       as_functional(model)
-      return self._functional(model, "")
+      return self._functional(model, "", {})
     inputs = inputs_as_built(model) if model.built else None
     if inputs is None:
       raise ValueError(
@@ -136,11 +136,11 @@ class _Opening:
 
     visit(model, "")
 
-  def _functional(self, model, prefix):
-    """A functional or Sequential model with the layers in it opened."""
+  def _functional(self, model, prefix, names):
+    """A functional or Sequential model with the layers in it opened, and with new names, by the id() of the layers."""
     if id(model) not in self.done:
-      if self._may_open(model) or self._has_identities(model):
-        made = self._remade(model, prefix)
+      if self._may_open(model) or self._is_rough(model) or names:
+        made = self._remade(model, prefix, names)
       else:
         made = model if not prefix or id(model) in self.mine else self._view(model)
       self.done.update({id(each): (each, made) for each in (model, made)})
@@ -151,29 +151,30 @@ class _Opening:
     operations = [node.operation for node in nodes_in_order(model)]
     return any(self._may_open(each) if is_model(each) else _is_of_interest(each) for each in operations)
 
-  def _has_identities(self, model):
-    """Whether a model that was traced calls layers that do nothing, of which not all have a config to be saved by."""
+  def _is_rough(self, model):
+    """Whether a model that was traced calls models, which are to be renamed, or layers that do nothing, which go."""
     operations = [] if isinstance(model, keras.Sequential) else [node.operation for node in nodes_in_order(model)]
-    return any(self._is_identity(operation) for operation in operations)
+    return any((is_model(each) and id(each) in self.mine) or self._is_identity(each) for each in operations)
 
   def _is_identity(self, operation):
+    """Whether it is an identity in a model that was traced; not all of these have a config to be saved by."""
     return type(operation) is keras.layers.Identity and id(operation) in self.mine
 
-  def _remade(self, model, prefix):
+  def _remade(self, model, prefix, names):
     nodes = nodes_in_order(model)
     tensors = {
       id(tensor): _input(node).output if node.is_input else tensor for node in nodes for tensor in node.outputs
     }
     if isinstance(model, keras.Sequential):
       arguments = {id(node.operation): node.arguments(tensors) for node in nodes}
-      parts = [self._part(layer, *arguments[id(layer)], prefix) for layer in model.layers]
+      parts = [self._part(layer, *arguments[id(layer)], prefix, names) for layer in model.layers]
       return self._of_class(model, keras.Sequential([tensors[id(model.inputs[0])], *parts], name=model.name))
     for node in nodes:
       if self._is_identity(node.operation):
         tensors[id(node.outputs[0])] = tensors[id(node.inputs[0])]
       elif not node.is_input:
         args, kwargs = node.arguments(tensors)
-        part = self._part(node.operation, args, kwargs, prefix)
+        part = self._part(node.operation, args, kwargs, prefix, names)
         if id(part) in self.names:
           given = [each for each in keras.tree.flatten((args, kwargs)) if isinstance(each, keras.KerasTensor)]
           args, kwargs = [given if len(given) > 1 else given[0]], {k: v for k, v in kwargs.items() if k == "training"}
@@ -184,13 +185,21 @@ class _Opening:
     )
     return self._of_class(model, keras.Model(inputs, outputs, name=model.name))
 
-  def _part(self, operation, args, kwargs, prefix):
+  def _part(self, operation, args, kwargs, prefix, names):
     """What takes the place of a layer or operation that is called with these arguments."""
+    own_name = names.get(id(operation), operation.name)
+    part = self._unnamed_part(operation, args, kwargs, prefix + own_name, bool(names))
+    if part.name != own_name:
+      part.name = own_name
+    return part
+
+  def _unnamed_part(self, operation, args, kwargs, name, is_held):
     if id(operation) not in self.calls:  # Else it may be called in another way than before.
       operation = self.copier.known(operation) or operation
-    name = prefix + operation.name
     if is_model(operation):
-      return self._functional(operation, f"{name}/")
+      is_held = is_held or id(operation) in self.mine  # By a layer that holds layers, which makes it.
+      inside = dict(zip(map(id, operation.layers), names_inside(operation.layers))) if is_held else {}
+      return self._functional(operation, f"{name}/", inside)
     if name not in self.shut and _is_of_interest(operation):
       try:
         return self._opened_layer(operation, args, kwargs, name)
@@ -218,26 +227,25 @@ class _Opening:
     self.layers[name] = type(layer).__name__
     if other_in_training:
       self.notes.append(f"layer {name}, a {type(layer).__name__}, calls something else in training, which is left out")
-    model = self._functional(model, prefix)
+    model = self._functional(model, prefix, {})
     self.names[id(model)] = name
     self.copier.set(layer, model)
     return model
 
   def _copied(self, operation):
-    """A copy of a layer or operation that has its variables; no two layers that it holds have one name."""
+    """A copy of a layer or operation that has its variables; what it holds is named by `names_inside`."""
     if id(operation) in self.mine:
       return operation
     for each in layers_in(operation):
       for name in trainer_attributes() & vars(each).keys() if isinstance(each, keras.Model) else ():
         self.copier.set(vars(each)[name], vars(each)[name])
     copy = self.copier.copy(operation)
-    for each in layers_in(copy):
+    for each in _copied_layers(copy):
       self.mine[id(each)] = each
       if is_composite(each):
         inner = sublayers(each)
-        for layer, name in zip(inner, distinct(layer.name for layer in inner)):
+        for layer, name in zip(inner, names_inside(inner)):
           layer.name = name
-    self.mine[id(copy)] = copy
     return copy
 
   def _view(self, operation):
@@ -255,6 +263,13 @@ class _Opening:
       with contextlib.suppress(CannotCopyError):
         vars(made)[name] = self.copier.copy(vars(model)[name])
     return made
+
+
+def _copied_layers(copy):
+  """A copy and the layers in it, but for those in functional models, of which there are only views."""
+  yield copy
+  for layer in sublayers(copy) if isinstance(copy, keras.Layer) and not is_functional(copy) else ():
+    yield from _copied_layers(layer)
 
 
 def _is_of_interest(operation):

@@ -147,6 +147,14 @@ def test_a_subclassed_model_is_trained_and_squeezed(randomize, tmp_path):
   assert group_lasso(other, gates) == group_lasso(model, gates)
 
 
+@pytest.mark.parametrize("kind", [blocks.Classifier, blocks.UNet])
+def test_keys_of_layers_without_names_hold_for_another_model_of_the_class(kind, randomize):
+  model, other = (randomize(called(kind)) for _ in range(2))
+  gates = penalties(model)
+  assert penalties(other) == gates == penalties(squeeze(other)[0])
+  assert group_lasso(model, gates) == group_lasso(other, gates)
+
+
 def test_equal_names_are_kept_apart(randomize):
   class Alike(layers.Layer):
     """Two convolutions of one name."""
