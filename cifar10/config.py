@@ -124,6 +124,16 @@ class Paths(Path):
     return isinstance(value, tuple) and all(map(super().admits, value))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Names(Setting):
+  """A tuple of names of layers."""
+
+  expected = "names of layers, separated by commas"
+
+  def admits(self, value):
+    return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+
+
 def _setting(default, declaration):
   return dataclasses.field(default=default, metadata={"declaration": declaration})
 
@@ -151,6 +161,10 @@ def path(default, help, **declared):
 
 def paths(default, help, **declared):
   return _setting(default, Paths(help=help, **declared))
+
+
+def layer_names(default, help, **declared):
+  return _setting(default, Names(help=help, **declared))
 
 
 def declarations(config):
@@ -219,8 +233,9 @@ class TrainConfig:
   )
   data_dir: str | None = path(
     None,
-    "Directory of CIFAR-10: holds cifar-10-batches-bin/, or what TensorFlow Datasets prepared, or gets its "
-    "download. By default CIFAR10_DATA_DIR from the environment, else TensorFlow Datasets' own.",
+    "Directory of CIFAR-10, in any form: cifar-10-batches-bin or -py or one that holds it, a published archive or one "
+    "that holds it, or what TensorFlow Datasets prepared; else it gets its download. By default CIFAR10_DATA_DIR from "
+    "the environment, else TensorFlow Datasets' own and Keras' cache.",
     scope=MAY_CHANGE,
     workers_own=True,
   )
@@ -230,6 +245,17 @@ class TrainConfig:
   )
   penalty_warm_up_steps: int = number(
     0, "Steps over which the penalty rises from 0 to --l1_penalty.", whole=True, high=2**31 - 1, scope=MAY_CHANGE
+  )
+  group_penalties: bool = switch(
+    False,
+    "Shut the channels that sums and concatenations tie together by group, since they can only go together. The two "
+    "built-in networks have no such channels.",
+    scope=MAY_CHANGE,
+  )
+  threshold_betas: bool = switch(
+    False,
+    "Shrink the beta of a channel whose gamma is 0 too, so that the channel is 0 and no other constant.",
+    scope=MAY_CHANGE,
   )
   learning_rate: float = number(0.1, "Learning rate at its highest.", above=True, high=10**6, scope=MAY_CHANGE)
   learning_rate_schedule: str = choice(
@@ -472,4 +498,56 @@ class ReportConfig:
   )
   output_dir: str | None = path(
     None, "Directory to write to. By default <train_dir>_report, or, of several, the first's with _comparison."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SqueezeConfig:
+  """How a Keras file is made smaller, and the two files."""
+
+  files: tuple[str, ...] = paths((), "The model, and where to write the smaller one.", positional=True)
+  multiply_adds: float | None = number(
+    None, "Budget: a share of the model's multiply-adds, or how many, from 2 up.", above=True, high=10**15
+  )
+  parameters: float | None = number(
+    None, "Budget: a share of the model's parameters, or how many, from 2 up.", above=True, high=10**15
+  )
+  importance: str | None = choice(
+    None,
+    ("gamma", "l1", "l2", "random"),
+    "With a budget: which channels matter least. gamma: by the scales of batch norms; l1, l2: by the norms of kernels; "
+    "random. By default l2.",
+  )
+  multiple_of: int = number(
+    1, "Widths of layers that lose channels are multiples of this.", whole=True, low=1, high=1024
+  )
+  exact: bool = switch(
+    True,
+    "Without a budget: keep the function of the model exactly, at image borders too; else a few more channels go.",
+  )
+  keep: tuple[str, ...] = layer_names((), "Layers that lose no channels.")
+  plan: bool = switch(False, "Only print what would go; write nothing.")
+  overwrite: bool = switch(False, "Replace the file to write, if it is there.")
+
+  RULES: ClassVar = (
+    Rule(
+      ("multiply_adds", "parameters"),
+      lambda given: given["multiply_adds"] is None or given["parameters"] is None,
+      "--multiply_adds and --parameters are two budgets; pass one of them",
+    ),
+    Rule(
+      ("importance", "multiply_adds", "parameters"),
+      lambda given: given["importance"] is None or given["multiply_adds"] or given["parameters"],
+      "--importance is for a budget: pass --multiply_adds or --parameters too",
+    ),
+    Rule(
+      ("exact", "multiply_adds", "parameters"),
+      lambda given: given["exact"] or not (given["multiply_adds"] or given["parameters"]),
+      "--noexact goes without a budget, which changes the function anyway",
+    ),
+    Rule(
+      ("plan", "overwrite"),
+      lambda given: not (given["plan"] and given["overwrite"]),
+      "--plan writes nothing, and goes without --overwrite",
+    ),
   )

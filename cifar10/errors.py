@@ -10,6 +10,11 @@ def first_line(error):
   return re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", text.splitlines()[0]).rstrip(" .:")
 
 
+def how_to_install(extra):
+  """What installs an extra of this package, which is on no index, to stand in a sentence."""
+  return f"pip install --editable '.[{extra}]' in the checkout, or pip install 'PATH_OF_THE_WHEEL[{extra}]'"
+
+
 class UserError(Exception):
   """Something that the user can put right; exit code 1.
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from cifar10 import console, input_pipeline
 from cifar10.config import ExportConfig, check
 from cifar10.datasets.examples import IMAGE_SHAPE, Examples
-from cifar10.errors import UserError
+from cifar10.errors import UserError, how_to_install
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
 from cifar10.pruning.comparing import output_differences
@@ -196,7 +196,7 @@ def _check_packages(formats):
     if missing:
       raise UserError(
         f"--formats has {name}, which needs {', '.join(missing)}; "
-        "install it with pip install 'cifar10-channel-pruning[export]', or leave the format out."
+        f"install it with {how_to_install('export')}, or leave the format out."
       )
 
 

@@ -25,16 +25,18 @@ _ORDER, _OFFSETS, _FLIPS, _BRIGHTNESS, _CONTRAST = range(5)
 def load(dataset, split, data_dir=None):
   """Reads a split into memory.
 
-  "cifar10" is looked for in `data_dir` as the published binary files, in `cifar-10-batches-bin/`,
-  then as a directory that TensorFlow Datasets has prepared, `cifar10/<version>/`; else TensorFlow
-  Datasets downloads it into `data_dir`. The examples and their order, that of the published files,
-  are the same from every source. "synthetic" is made on the spot: see `datasets/synthetic.py`.
+  "cifar10" is looked for in `data_dir` as the published files, binary or for Python, there or in
+  `cifar-10-batches-bin/` or `cifar-10-batches-py/`; then as a directory that TensorFlow Datasets has
+  prepared, `cifar10/<version>/`; then as a published archive; else TensorFlow Datasets downloads it
+  into `data_dir`. The examples and their order, that of the published files, are the same from every
+  source. "synthetic" is made on the spot: see `datasets/synthetic.py`.
 
   Args:
     dataset: one of `DATASETS`.
     split: "train" or "test".
-    data_dir: directory of the data; by default the environment variable CIFAR10_DATA_DIR, else
-      TensorFlow Datasets' own default. Not used for "synthetic".
+    data_dir: directory of the data, or a published archive; by default the environment variable
+      CIFAR10_DATA_DIR, else TensorFlow Datasets' own default, with Keras' cache as a second one to
+      look into. Not used for "synthetic".
 
   Returns:
     `Examples` of NumPy arrays.

@@ -54,13 +54,16 @@ def averaged_model(state):
   """The network that a training state stands for, in standard Keras layers.
 
   Trainable variables are their moving averages, but a gated gamma is 0 where the raw gamma is: an average of
-  a gamma that was thresholded to 0 only tends to 0. Moving means and variances are as they are.
+  a gamma that was thresholded to 0 only tends to 0. So is a beta where both raw ones are. Moving means and variances
+  are as they are.
   """
   model = unfused(state.model)
+  raw = {each.path: other.value for each, other in zip(model.trainable_variables, state.model.trainable_variables)}
   for variable, average in zip(model.trainable_variables, state.averages):
     variable.assign(average)
-  gated = penalties(model)
-  for variable, raw in zip(model.trainable_variables, state.model.trainable_variables):
-    if variable.path in gated:
-      variable.assign(tf.where(raw.value == 0, 0.0, variable.value))
+  for gamma in penalties(model):
+    for variable in model.trainable_variables:
+      if variable.path in (gamma, f"{gamma.removesuffix('gamma')}beta"):
+        shut = (raw[gamma] == 0) & (raw[variable.path] == 0)
+        variable.assign(tf.where(shut, 0.0, variable.value))
   return model

@@ -53,8 +53,8 @@ NETWORKS = {
 }
 
 
-def shut_at_random(model, seed=0):
-  """Sets 40% of each batch norm's gammas to 0, and random betas and moving statistics."""
+def shut_at_random(model, seed=0, share=SHARE):
+  """Sets a share of each batch norm's gammas to 0, the others, betas and moving statistics to random numbers."""
   rng = np.random.default_rng(seed)
   for layer in layers_in(model):
     if isinstance(layer, layers.BatchNormalization):
@@ -65,7 +65,7 @@ def shut_at_random(model, seed=0):
         layer.beta.assign(rng.normal(size=size) * 0.1)
       if layer.scale:
         gamma = rng.uniform(0.5, 1.5, size)
-        gamma[rng.permutation(len(gamma))[: round(SHARE * len(gamma))]] = 0
+        gamma[rng.permutation(len(gamma))[: round(share * len(gamma))]] = 0
         layer.gamma.assign(gamma)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv, checks the style and runs the tests; --slow runs the slow ones too. Other arguments go to pytest.
+# Sets up .venv, checks style and type hints and runs the tests; --slow runs the slow ones too. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --slow ]; then
@@ -9,4 +9,5 @@ fi
 scripts/install.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/pyright
 .venv/bin/pytest -n auto --maxprocesses 4 "$@"

@@ -202,32 +202,33 @@ def test_every_number_has_a_range_that_the_sentence_names(module, name, value, c
 class OneMore(TrainConfig):
   """The settings of a stage, and one more: all that it takes to add a flag is its field."""
 
-  momentum: float = config.number(0.9, "Momentum of the gradient step.", high=1, scope=config.FIXED)
+  dropout: float = config.number(0.9, "Share of activations that are dropped.", high=1, scope=config.FIXED)
 
 
 def test_a_field_is_all_that_a_flag_takes(tmp_path, monkeypatch, capsys):
-  assert command.parse(OneMore, "", ["p", "--momentum=0.5"])["momentum"] == 0.5
+  assert command.parse(OneMore, "", ["p", "--dropout=0.5"])["dropout"] == 0.5
   with pytest.raises(SystemExit):
-    command.parse(OneMore, "", ["p", "--momentum=2"])
-  assert "--momentum=2: expected a number from 0 to 1" in capsys.readouterr().err
+    command.parse(OneMore, "", ["p", "--dropout=2"])
+  assert "--dropout=2: expected a number from 0 to 1" in capsys.readouterr().err
   with pytest.raises(SystemExit):
     command.parse(OneMore, "usage", ["p", "--help"])
-  assert "--momentum: Momentum of the gradient step." in capsys.readouterr().out
-  assert "| `--momentum` | `0.9` | Momentum of the gradient step. (a number from 0 to 1) | fixed for the stage |" in (
-    flag_table.flag_table(OneMore)
+  assert "--dropout: Share of activations that are dropped." in capsys.readouterr().out
+  assert (
+    "| `--dropout` | `0.9` | Share of activations that are dropped. (a number from 0 to 1) | fixed for the stage |"
+    in (flag_table.flag_table(OneMore))
   )
   monkeypatch.setattr(stage, "TrainConfig", OneMore)
   monkeypatch.setattr(settling, "TrainConfig", OneMore)
-  given = OneMore(model="cnn4", dataset="synthetic", weight_decay=0.0, seed=1, precision="float32", momentum=0.5)
+  given = OneMore(model="cnn4", dataset="synthetic", weight_decay=0.0, seed=1, dropout=0.5, **config.left_open())
   stage.write_stage(tmp_path, stage.Stage(given))
   read, _ = stage.read_stage(tmp_path)
   assert read.flags == given
   version = Version(tmp_path / "run", 0)
   assert settling.settled(given, read, version, None) == given
-  with pytest.raises(UserError, match="--momentum is 0.25, but .* was made with 0.5"):
-    settling.settled(dataclasses.replace(given, momentum=0.25), read, version, None)
-  with pytest.raises(UserError, match="--momentum is 7; expected a number from 0 to 1"):
-    config.check(dataclasses.replace(given, momentum=7))
+  with pytest.raises(UserError, match="--dropout is 0.25, but .* was made with 0.5"):
+    settling.settled(dataclasses.replace(given, dropout=0.25), read, version, None)
+  with pytest.raises(UserError, match="--dropout is 7; expected a number from 0 to 1"):
+    config.check(dataclasses.replace(given, dropout=7))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from helpers import build_tiny_network
 from markdown_it import MarkdownIt
 
 from cifar10 import input_pipeline
-from cifar10.cli import evaluate, export, flag_table, predict, report, train
+from cifar10.cli import evaluate, export, flag_table, predict, report, squeeze, train
 from cifar10.config import declarations
 from cifar10.datasets.examples import Examples
 from cifar10.pruning.rules import base
@@ -38,6 +38,7 @@ MODULES = {
   "cifar10-export": export,
   "cifar10-predict": predict,
   "cifar10-report": report,
+  "keras-squeeze": squeeze,
 }
 # What is added to each command, so that it takes no time.
 SHRUNK = {
@@ -46,6 +47,7 @@ SHRUNK = {
   "cifar10-export": ["--dataset=synthetic", "--formats=saved_model", "--checkpoint_dir=checkpoints/cifar10_train"],
   "cifar10-predict": ["--dataset=synthetic"],
   "cifar10-report": [],
+  "keras-squeeze": [],
 }
 # What else a line of a shell block may begin with: the shell's own words, and what installs, tests or does not end.
 OTHER_COMMANDS = (
@@ -156,7 +158,8 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   for name in ("cat.png", "holiday.jpg"):
     tf.io.write_file(name, tf.io.encode_png(np.zeros((40, 50, 3), np.uint8)))
-  lines = [line for line in shell_lines() if line.startswith("cifar10-") and "multi_worker" not in line]
+  build_tiny_network().save("model.keras")
+  lines = [line for line in shell_lines() if line.startswith(("cifar10-", "keras-")) and "multi_worker" not in line]
   assert len(lines) >= 12
   for line in lines:
     program, *arguments = shlex.split(line, comments=True)

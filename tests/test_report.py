@@ -372,7 +372,7 @@ def test_without_matplotlib_the_sentence_names_the_extra(chain, monkeypatch):
   monkeypatch.delitem(sys.modules, "cifar10.report.pictures", raising=False)
   monkeypatch.delattr("cifar10.report.pictures", raising=False)
   monkeypatch.setitem(sys.modules, "matplotlib", None)
-  with pytest.raises(UserError, match=r"pip install 'cifar10-channel-pruning\[report\]'"):
+  with pytest.raises(UserError, match=r"pip install --editable '\.\[report\]' in the checkout, or .*WHEEL\[report\]'"):
     report(ReportConfig((str(chain),)))
 
 

@@ -14,6 +14,16 @@ def test_averaged_model_takes_averages_and_zeroes_gammas_that_are_zero(state):
     np.testing.assert_array_equal(variable.numpy(), expected, err_msg=variable.path)
 
 
+def test_betas_are_0_where_they_and_their_gammas_are(state):
+  gamma, beta = (
+    next(v for v in state.model.trainable_variables if v.path == f"conv1_bn/{name}") for name in ("gamma", "beta")
+  )
+  gamma.assign([0.0, 0.0, 1.0, 1.0])
+  beta.assign([0.0, 1.0, 0.0, 1.0])
+  (found,) = (v.numpy() for v in averaged_model(state).trainable_variables if v.path == beta.path)
+  np.testing.assert_array_equal(found == 0, [True, False, False, False])
+
+
 def test_averaged_model_leaves_gammas_alone_that_reach_the_output(state):
   gamma = next(v for v in state.model.trainable_variables if v.path == "softmax_linear_bn/gamma")
   gamma.assign(np.zeros(10))

@@ -115,7 +115,7 @@ def _define(values, name, default, declared):
       flags.DEFINE_enum(name, default, declared.choices, declared.help, flag_values=values)
     case settings.Switch():
       flags.DEFINE_bool(name, default, declared.help, flag_values=values)
-    case settings.Paths():
+    case settings.Paths() | settings.Names():
       flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.ListSerializer(","))
     case settings.Path():
       flags.DEFINE(_Parser(declared, str), name, default, declared.help, flag_values=values)

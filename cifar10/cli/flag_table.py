@@ -14,6 +14,7 @@ COMMANDS = {
   "cifar10-export": settings.ExportConfig,
   "cifar10-predict": settings.PredictConfig,
   "cifar10-report": settings.ReportConfig,
+  "keras-squeeze": settings.SqueezeConfig,
 }
 
 

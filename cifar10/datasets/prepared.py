@@ -9,11 +9,12 @@ import urllib.request
 
 import numpy as np
 
-from cifar10.datasets.binary_files import BINARY_DIR
+from cifar10.datasets import published
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
 
 PROBE_SECONDS = 8
+MOST_NAMED = 10
 
 
 def prepared_dir(data_dir):
@@ -61,15 +62,17 @@ def download(data_dir):
   """
   import tensorflow_datasets as tfds
 
+  form = published.FORMS[0]
   advice = (
-    f"put the six published .bin files in {data_dir / BINARY_DIR}, or name a directory that has"
-    " the data with --data_dir or CIFAR10_DATA_DIR."
+    f"put {form.archive} from {published.SOURCE} in {data_dir}, or what it unpacks to in "
+    f"{data_dir / form.directories[0]}, or name a directory that has the data with --data_dir or CIFAR10_DATA_DIR."
   )
   builder = tfds.builder("cifar10", data_dir=data_dir)
   (url,) = builder.url_infos
   problem = _probe(url)
   if problem:
-    raise UserError(f"{data_dir} has no CIFAR-10 and {url} is out of reach ({problem}); {advice}")
+    there = f"{data_dir} has no CIFAR-10 ({_what_is_in(data_dir)})"
+    raise UserError(f"{there} and {url} is out of reach ({problem}); {advice}")
   try:
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
@@ -78,6 +81,15 @@ def download(data_dir):
       f"downloading CIFAR-10 from {url} to {data_dir} failed ({first_line(error)}); try again, or {advice}"
     ) from error
   return pathlib.Path(builder.data_dir)
+
+
+def _what_is_in(directory):
+  """What lies in a directory, in some words."""
+  if not directory.is_dir():
+    return "it is not there"
+  names = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
+  more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+  return f"it has {', '.join(names[:MOST_NAMED])}{more}" if names else "it is empty"
 
 
 def _probe(url):

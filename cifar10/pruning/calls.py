@@ -163,6 +163,14 @@ def place_among_trained(optimizer, variable):
   return optimizer._get_variable_index(variable)
 
 
+class KnowsLastOfStep:
+  """A base of optimizers: `last_of_step` is the place of the last variable that has a gradient step, once it begins."""
+
+  def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    self.last_of_step = place_among_trained(self, trainable_variables[-1])
+    super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+
 def unbuilt(layer):
   """Lets a layer that holds no variables, and those in it, be built again for inputs of another shape."""
   for each in layers_in(layer):

@@ -41,6 +41,7 @@ class ChannelGraph:
     blocked: dict from channel id to the reason why it cannot be removed: "input", "output", "keep", or the name of
       the layer that is a wall.
     walls: names of the layers that are walls, in the order of execution.
+    is_shut: bool array over ids: those that `shut` has made constant.
 
   Raises:
     ValueError: `model` is neither functional nor a built Sequential and cannot be made so, or has no layer of a name
@@ -62,7 +63,39 @@ class ChannelGraph:
     self._flow_forward()
     self._tie_calls(bindings)
     self._resolve_unions()
+    self.is_shut = np.zeros(self.channel_count, bool)
     self._flow_use_backward()
+
+  def shut(self, which, means):
+    """Makes channels constant, whatever the layers before them make, and lets that flow on.
+
+    Args:
+      which: bool array over ids.
+      means: dict from the id() of a tensor's `Channels` to the values that its positions have once they are shut; they
+        are 0 in a tensor that is not there.
+    """
+    self.is_shut = which
+    for call in self.calls:
+      for tensor, (constant, border) in zip(call.outputs, self.constants_after(call)):
+        channels = tensor.channels
+        shut = which[channels.ids]
+        channels.constant = np.where(shut, means.get(id(channels), 0.0), constant)
+        channels.border = np.where(shut, 0, border).astype(np.int8)
+    for channels in self.tensors():
+      channels.used[:] = False
+    self._flow_use_backward()
+
+  def constants_after(self, call):
+    """What the call's rule makes of its inputs' constants as they are now: a pair of constant and border an output."""
+    reads, blocked = call.reads, self.blocked
+    call.reads, self.blocked = [tensor.channels for tensor in call.inputs], {}
+    made = call.rule.forward(self, call)
+    call.reads, self.blocked = reads, blocked
+    del self._parents[len(self.is_shut) :]  # Ids were given when the graph was made.
+    return [
+      (new.constant, new.border) if new.axis == old.axis else (np.full(len(old.ids), np.nan), old.border)
+      for new, old in zip(made, (tensor.channels for tensor in call.outputs))
+    ]
 
   def of(self, tensor):
     """The `Channels` of a symbolic Keras tensor of the model; inside a nested model, those of its first call.
@@ -196,7 +229,12 @@ class ChannelGraph:
       if all(tensor.channels.axis is None for tensor in call.outputs):
         reads_used = [np.ones(len(channels.ids), bool) for channels in call.reads]
       else:
+        used = [tensor.channels.used for tensor in call.outputs]
+        for tensor, before in zip(call.outputs, used):
+          tensor.channels.used = before & ~self.is_shut[tensor.channels.ids]
         reads_used = call.rule.backward(self, call)
+        for tensor, before in zip(call.outputs, used):
+          tensor.channels.used = before
       for tensor, read, used in zip(call.inputs, call.reads, reads_used, strict=True):
         read.used |= used
         if read is not tensor.channels:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import Tensor, as_functional, flat_calls, layers_in, left_alone
+from cifar10.pruning.calls import layers_in, left_alone
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.reports import SelfCheck
 from cifar10.pruning.rules.base import Channels, Squeezed, to_float64
+from cifar10.pruning.running import run_calls
 
 EXAMPLES = 2
 EPSILONS = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-52}
@@ -96,23 +97,9 @@ def _arrays(outputs):
 
 def _outputs_of_calls(model, inputs):
   """What each call makes: dict from its name to a deque with a list of arrays for each time that it is made."""
-  calls, tensors, _ = flat_calls(model, None)
-  by_keras_tensor = {id(key): tensor for key, tensor in tensors}
-  given = as_functional(model).inputs
-  named = isinstance(inputs, dict) and {tensor.name for tensor in given} <= set(inputs)
-  arrays = [inputs[tensor.name] for tensor in given] if named else keras.tree.flatten(inputs)
-  values = {
-    id(by_keras_tensor[id(key)]): keras.ops.convert_to_tensor(array, key.dtype) for key, array in zip(given, arrays)
-  }
   made = collections.defaultdict(collections.deque)
-  for call in calls:
-    if call.inputs:
-      args, kwargs = keras.tree.map_structure(
-        lambda value: values[id(value)] if isinstance(value, Tensor) else value, (call.args, call.kwargs)
-      )
-      outputs = keras.tree.flatten(call.operation(*args, **kwargs))
-      values.update(zip(map(id, call.outputs), outputs, strict=True))
-    made[call.name].append([keras.ops.convert_to_numpy(values[id(tensor)]) for tensor in call.outputs])
+  for call, outputs in run_calls(model, inputs):
+    made[call.name].append(_arrays(outputs))
   return made
 
 

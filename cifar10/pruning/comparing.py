@@ -4,7 +4,6 @@ import statistics
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.inputs import Arrays
@@ -36,7 +35,7 @@ def compare(model: keras.Model, other: keras.Model, inputs: Arrays, repeats: int
     raise ValueError(f"repeats is {repeats}; it is a whole number of 1 or more")
   if not all(len(tensor) for tensor in keras.tree.flatten(inputs)):
     raise ValueError("inputs are empty; comparing needs one example or more")
-  run = [tf.function(lambda x, model=each: model(x, training=False)) for each in (model, other)]
+  run = [_Inference(each).predict_on_batch for each in (model, other)]
   differences = output_differences(*(function(inputs) for function in run))
   return Comparison(
     examples=len(keras.tree.flatten(inputs)[0]),
@@ -86,12 +85,20 @@ def _multiply_adds_or_none(model):
     return None
 
 
-def _seconds(functions, inputs, repeats):
-  def run(function):
-    for output in keras.tree.flatten(function(inputs)):
-      output.numpy()
+class _Inference(keras.Model):
+  """A model in inference; its `predict_on_batch` is compiled by the backend where that compiles, without XLA's time."""
 
-  runs = {name: lambda function=function: run(function) for name, function in zip(("first", "second"), functions)}
+  def __init__(self, model):
+    super().__init__(name="inference")
+    self.model = model
+    self.compile(jit_compile=keras.backend.backend() == "jax")
+
+  def call(self, inputs):
+    return self.model(inputs, training=False)
+
+
+def _seconds(functions, inputs, repeats):
+  runs = {name: lambda function=function: function(inputs) for name, function in zip(("first", "second"), functions)}
   times = seconds_in_turns(runs, repeats, warm_up=0)
   return tuple(statistics.median(found) for found in times.values())
 

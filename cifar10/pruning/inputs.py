@@ -1,6 +1,7 @@
 """Inputs to call a model with, where its user gives none: noise in the shapes and ranges that the model says."""
 
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from cifar10.pruning.opening import opened
 Arrays: TypeAlias = npt.ArrayLike | Sequence["Arrays"] | Mapping[str, "Arrays"]
 
 NOISE_EXAMPLES = 8
+BATCH_SIZE = 32
 SIZES = (64, 128, 256, 32, 16, 8, 4, 2)  # Of what is not fixed: the first that the model takes.
 # Layers and operations that make no other values than they are given, by the names of their classes.
 REARRANGING = {
@@ -111,6 +113,14 @@ def inputs_that_run(model: keras.Model, examples: int = NOISE_EXAMPLES, guess: b
       failure = error
   cause = str(failure).strip().partition("\n")[0]
   raise ValueError(f"{model.name} cannot be called with noise ({type(failure).__name__}: {cause}): give inputs")
+
+
+def batches(*arrays: Arrays, size: int = BATCH_SIZE) -> Iterator[tuple[int, Arrays]]:
+  """The number of examples and the examples of one batch after the other, of one structure of arrays or of several."""
+  count = len(keras.tree.flatten(arrays)[0])
+  for start in range(0, count, size):
+    part = slice(start, start + size)
+    yield min(size, count - start), *keras.tree.map_structure(operator.itemgetter(part), arrays)
 
 
 def _values(model, keras_tensor, tensor, guess):

@@ -17,6 +17,8 @@ from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
 from cifar10.pruning.rules.base import Channels, Squeezed
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass
 class Rebuilt:
@@ -283,7 +285,7 @@ class _Rebuilding:
     return {name: self.copier.copy(vars(model)[name]) for name in asked if name not in given and name in vars(model)}
 
   def _note(self, sentence):
-    logging.warning(sentence)
+    logger.warning(sentence)
     self.notes.append(sentence)
 
 

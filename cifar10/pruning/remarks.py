@@ -1,10 +1,15 @@
 """What of a model its user should know before it is pruned: what nobody sees, and what was never trained."""
 
+import logging
+from collections.abc import Iterable
+
 import keras
 
 from cifar10.pruning.calls import layers_in
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.rules.base import Wall
+
+logger = logging.getLogger(__name__)
 
 ALMOST_NOTHING = 0.1  # Of the parameters.
 
@@ -44,3 +49,9 @@ def never_trained(graph: ChannelGraph, before: int, after: int) -> list[str]:
     f"leaves {after:,} of {before:,} parameters; train the model, or load its weights, before it is squeezed"
     for name in heads
   ]
+
+
+def warn_of(remarks: Iterable[str]) -> None:
+  """Writes sentences to the log."""
+  for remark in remarks:
+    logger.warning(remark)

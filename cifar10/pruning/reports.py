@@ -47,7 +47,7 @@ class Comparison:
       all are finite; None if there is no such output.
     parameters: numbers of weights.
     multiply_adds: as `multiply_adds` counts them; None where sizes are not fixed or the model is not functional.
-    seconds: median time of a call on the inputs, compiled by `tf.function`, in turns.
+    seconds: median time of a call on the inputs, in turns, compiled as for Keras' `predict`, on TensorFlow without XLA.
   """
 
   examples: int
@@ -128,7 +128,8 @@ class SqueezeReport:
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
     opened: dict from the name of each layer that became a functional model of the layers that it calls to that of its
       class.
-    comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 changed the function.
+    comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 or pruning changed the
+      function.
     remade: names of the layers that lost channels, and were made anew from their configs; the others are copies.
     shared: dict from the name of each layer that the squeezed model shares with the model, since it cannot be copied,
       to the reason.
@@ -144,7 +145,7 @@ class SqueezeReport:
   gates: dict[str, LayerReport]
   walls: list[str]
   opened: dict[str, str] = dataclasses.field(default_factory=dict)
-  comparison: Comparison | None = None
+  comparison: Comparison | None = dataclasses.field(default=None, compare=False)
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
   notes: list[str] = dataclasses.field(default_factory=list, compare=False)
@@ -167,7 +168,7 @@ class SqueezeReport:
 
   def __str__(self) -> str:
     check = [] if self.check is None else [f"check: {self.check}"]
-    comparison = [] if self.comparison is None else [f"for gammas within the threshold:\n{self.comparison}"]
+    comparison = [] if self.comparison is None else [f"outputs changed:\n{self.comparison}"]
     parts = [self.summary(), _layer_table(self.layers), "\n".join([*_remarks(self), *check, *comparison])]
     return "\n\n".join(part for part in parts if part)
 

@@ -1,17 +1,23 @@
-"""Penalties of gammas, and the two figures that the training reports: group lasso and fake sparsity."""
+"""Penalties and groups of gammas, and the two figures that the training reports: group lasso and fake sparsity."""
 
+import functools
 import logging
 import math
+import operator
 from collections.abc import Mapping
+from typing import Any
 
 import keras
-import tensorflow as tf
+import numpy as np
+from keras import ops
 
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import MARK, gamma_keys, variables_of
-from cifar10.pruning.remarks import out_of_sight
+from cifar10.pruning.remarks import out_of_sight, warn_of
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Input
+
+logger = logging.getLogger(__name__)
 
 
 def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, float]:
@@ -26,7 +32,8 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
 
   all read off the network as it now is. A channel reaches a layer through layers that treat each channel by
   itself. A gamma is not gated, and not listed, if its channels reach an output of the model or a layer that
-  the channel graph has no rule for, since such channels cannot be removed, or if it is not trainable.
+  the channel graph has no rule for, since such channels cannot be removed, or if it is not trainable. Where no gamma
+  is gated, the log has a warning that says why, and what to do.
 
   Args:
     model: a functional or Sequential Keras model, or a subclassed one that was called before.
@@ -58,23 +65,45 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
-  for sentence in out_of_sight(graph):
-    logging.warning(sentence)
-  scaling = [
-    calls for calls in graph.calls_by_operation() if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale
-  ]
-  keys = gamma_keys([calls[0].name for calls in scaling])
-  found = {}
-  for calls in scaling:
-    gamma, key = calls[0].operation.gamma, keys[calls[0].name]
-    setattr(gamma, MARK, key)
-    penalty = _penalty(graph, calls, num_pixels) if gamma.trainable else None
-    if penalty is not None:
-      found[key] = penalty
-  return found
+  warn_of(out_of_sight(graph))
+  gated = _gated_calls(graph)
+  if not gated:
+    logger.warning("%s has no gate: %s", model.name, _why_no_gate(graph))
+  return {key: _penalty(graph, calls, num_pixels) for key, calls in gated.items()}
 
 
-def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor:
+def groups(model: keras.Model) -> dict[str, np.ndarray]:
+  """Which channels stay or go together: sums and concatenations, a grouped convolution or a shared layer tie them.
+
+  A channel of a residual stream, for example, is scaled by the batch norms of all blocks that add to it, and goes only
+  when all of them shut it. An optimizer that gets the groups shuts them together.
+
+  Args:
+    model: a functional Keras model.
+
+  Returns:
+    A dict with the keys of `penalties(model)`: an int array (channels,) for each gamma, the number of the group of each
+    channel. Channels with the same number, in whatever gammas, stay or go together.
+
+  Raises:
+    ValueError: `model` is not functional.
+
+  >>> import keras
+  >>> from keras import layers
+  >>> images = keras.Input((8, 8, 3))
+  >>> x, y = (layers.BatchNormalization(name=f"{name}_bn")(layers.Conv2D(2, 3)(images)) for name in "ab")
+  >>> x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+  >>> {key: numbers.tolist() for key, numbers in groups(keras.Model(images, layers.Dense(2)(x))).items()}
+  {'a_bn/gamma': [0, 1], 'b_bn/gamma': [0, 1]}
+  """
+  gated = _gated_calls(ChannelGraph(model))
+  ids = [calls[0].outputs[0].channels.ids for calls in gated.values()]
+  numbers = np.unique(np.concatenate(ids), return_inverse=True)[1] if ids else []
+  ends = np.cumsum(list(map(len, ids)))[:-1]
+  return dict(zip(gated, np.split(numbers, ends)))
+
+
+def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> Any:
   """Sum of penalty * |gamma| over all gated gammas: a float32 scalar tensor of 0 or more.
 
   Args:
@@ -94,10 +123,10 @@ def group_lasso(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor
   2.0
   """
   gated = _gated(model, penalties)
-  return tf.add_n([penalty * tf.reduce_sum(tf.abs(tf.cast(gamma, tf.float32))) for gamma, penalty in gated])
+  return _sum(penalty * ops.sum(ops.abs(ops.cast(gamma, "float32"))) for gamma, penalty in gated)
 
 
-def fake_sparsity(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tensor:
+def fake_sparsity(model: keras.Model, penalties: Mapping[str, float]) -> Any:
   """Sum of penalties over the gammas at exactly 0 / sum over all gated gammas: a scalar tensor in [0, 1].
 
   "Fake", as the paper has it, since the share of parameters that can be removed is not quite the same.
@@ -120,13 +149,17 @@ def fake_sparsity(model: keras.Model, penalties: Mapping[str, float]) -> tf.Tens
   0.25
   """
   gated = _gated(model, penalties)
-  zero = tf.add_n([penalty * tf.reduce_sum(tf.cast(tf.equal(gamma, 0), tf.float32)) for gamma, penalty in gated])
-  return tf.math.divide_no_nan(zero, sum(penalty * gamma.shape[0] for gamma, penalty in gated))
+  zero = _sum(penalty * ops.sum(ops.cast(ops.equal(gamma, 0), "float32")) for gamma, penalty in gated)
+  return ops.divide_no_nan(zero, sum(penalty * gamma.shape[0] for gamma, penalty in gated))
 
 
 def _gated(model, penalties):
   gammas = variables_of(model, penalties)
-  return [(tf.convert_to_tensor(gammas[key]), penalty) for key, penalty in penalties.items()]
+  return [(ops.convert_to_tensor(gammas[key]), penalty) for key, penalty in penalties.items()]
+
+
+def _sum(tensors):
+  return functools.reduce(operator.add, tensors)
 
 
 def _num_pixels(graph):
@@ -142,10 +175,47 @@ def _num_pixels(graph):
   return math.prod(min(images))
 
 
+def _gated_calls(graph):
+  """The calls of each batch norm whose gammas are gates, by the key of the gamma; all gammas are marked with theirs."""
+  scaling = _scaling_calls(graph)
+  keys = gamma_keys([calls[0].name for calls in scaling])
+  gated = {}
+  for calls in scaling:
+    gamma, key = calls[0].operation.gamma, keys[calls[0].name]
+    setattr(gamma, MARK, key)
+    if gamma.trainable and not _blocking(graph, calls):
+      gated[key] = calls
+  return gated
+
+
+def _scaling_calls(graph):
+  by_operation = graph.calls_by_operation()
+  return [calls for calls in by_operation if isinstance(calls[0].rule, BatchNorm) and calls[0].operation.scale]
+
+
+def _blocking(graph, calls):
+  """The reasons why channels of a layer cannot be removed."""
+  ids = [channel for call in calls for channel in call.outputs[0].channels.ids.tolist()]
+  return {graph.blocked[channel] for channel in ids if channel in graph.blocked}
+
+
+def _why_no_gate(graph):
+  """A sentence for who finds no gammas that could shut a channel: why, and what to do."""
+  scaling = _scaling_calls(graph)
+  if not scaling:
+    walls = f", outside of the walls {', '.join(graph.walls)}" if graph.walls else ""
+    return f"no batch norm with scale=True is in sight{walls}; put a BatchNormalization behind each convolution"
+  if not any(calls[0].operation.gamma.trainable for calls in scaling):
+    return "the gammas of all batch norms are frozen; set trainable to True"
+  reasons = sorted(set().union(*(_blocking(graph, calls) for calls in scaling)))
+  return (
+    f"the channels of all batch norms reach {', '.join(reasons)}, where they cannot be removed; put the batch norms "
+    "between convolutions, or teach a layer that is a wall with register(its class, rule)"
+  )
+
+
 def _penalty(graph, calls, num_pixels):
   outputs = [call.outputs[0] for call in calls]
-  if any(channel in graph.blocked for output in outputs for channel in output.channels.ids.tolist()):
-    return None
   cost = 0
   makers, readers = {}, {}
   for call, output in zip(calls, outputs):

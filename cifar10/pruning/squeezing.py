@@ -21,10 +21,12 @@ from cifar10.pruning.checking import first_difference, self_check
 from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
-from cifar10.pruning.remarks import never_trained, out_of_sight
+from cifar10.pruning.remarks import never_trained, out_of_sight, warn_of
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, to_float64
+
+logger = logging.getLogger(__name__)
 
 LARGEST_RATIO = 16  # Of a constant to that of its carrier, by which kernels are multiplied.
 
@@ -87,15 +89,16 @@ def squeeze(
   (134, 68)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
-  pieces = _pieces(graph, decisions)
-  report = _report(graph, decisions, pieces)
+  pieces = pieces_of(graph, decisions)
+  report = report_of(graph, decisions, pieces)
+  warn_of(report.notes)
   made = rebuilt(graph.model, graph, decisions.kept, pieces)
   smaller = made.model
   report.remade, report.shared = made.remade, made.shared
   report.notes += made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
-      logging.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
+      logger.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
   if verify:
     report.check = _checked(model, smaller, exact, inputs, report, graph, decisions, pieces)
   if threshold > 0:
@@ -103,7 +106,7 @@ def squeeze(
 
     report.comparison = compare(model, smaller, inputs_that_run(model) if inputs is None else inputs)
     change = report.comparison.relative_difference
-    logging.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
+    logger.warning("gammas up to %g were set to 0: outputs changed by %.2g of their norm", threshold, change)
   return smaller, report
 
 
@@ -139,9 +142,11 @@ def plan(
   (1, 2)
   """
   graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
-  pieces = _pieces(graph, decisions)
+  pieces = pieces_of(graph, decisions)
   refuse_shared_variables(graph, pieces)
-  return _report(graph, decisions, pieces)
+  report = report_of(graph, decisions, pieces)
+  warn_of(report.notes)
+  return report
 
 
 def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
@@ -197,7 +202,7 @@ class _Reading:
 
 
 @dataclasses.dataclass
-class _Decisions:
+class Decisions:
   """What to do with channels, by id.
 
   Attributes:
@@ -226,11 +231,21 @@ class _Decisions:
 
 def _decide(model, exact, multiple_of, min_channels, threshold, keep):
   for name, value in {"multiple_of": multiple_of, "min_channels": min_channels}.items():
-    if not isinstance(value, numbers.Integral) or value < 1:
-      raise ValueError(f"{name} is {value}; it is a whole number of 1 or more")
+    refuse_all_but_counts(name, value)
   if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
     raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
   graph = ChannelGraph(model, threshold, keep)
+  return graph, decided(graph, exact, multiple_of, min_channels)
+
+
+def refuse_all_but_counts(name: str, value: int) -> None:
+  """Raises ValueError for an argument that is no whole number of 1 or more."""
+  if not isinstance(value, numbers.Integral) or value < 1:
+    raise ValueError(f"{name} is {value}; it is a whole number of 1 or more")
+
+
+def decided(graph: ChannelGraph, exact: bool, multiple_of: int = 1, min_channels: int = 1) -> Decisions:
+  """What goes of a graph's channels; the arguments are those of `squeeze`."""
   decisions = _removable(graph, exact)
   lost = _lost_channels(graph, decisions)
   patterned = {
@@ -243,7 +258,7 @@ def _decide(model, exact, multiple_of, min_channels, threshold, keep):
     waiting = siblings if exact or lost.issuperset(siblings) else patterned.intersection(siblings)
     _choose_carriers(decisions, [channel for channel in waiting if channel in decisions.unfolded])
   _fill_widths(graph, decisions, multiple_of, min_channels)
-  return graph, decisions
+  return decisions
 
 
 def _removable(graph, exact):
@@ -271,7 +286,7 @@ def _removable(graph, exact):
   for channels in graph.tensors():
     goes[channels.ids] = True
   goes[list(reasons)] = False
-  return _Decisions(readings, goes, reasons, unfolded)
+  return Decisions(readings, goes, reasons, unfolded)
 
 
 def _reading(graph, calls):
@@ -292,6 +307,11 @@ def _reading(graph, calls):
     reading.constant[differs] = np.nan
     reading.border = np.maximum(reading.border, used * inputs.border)
     reading.used |= used
+  shut = graph.is_shut[reading.ids]
+  if shut.any():
+    # Nothing that is shut holds another one back: of several means it has their mean, and 0 where nothing takes it up.
+    means = np.mean([call.reads[0].constant[shut] for call in calls], axis=0)
+    reading.constant[shut] = means if call.rule.folds(call.operation) else 0
   return reading
 
 
@@ -360,7 +380,7 @@ def _fill(decisions, channels, width):
       decisions.keep(channel, "width")
 
 
-def _pieces(graph, decisions):
+def pieces_of(graph, decisions):
   """What becomes of each layer and operation: dict from its id() to `Squeezed`."""
   pieces = {}
   for call, *_ in graph.calls_by_operation():
@@ -413,7 +433,7 @@ def _shift_outputs(graph, pieces, reading, shift):
     piece.weights[rule.bias] = shift
 
 
-def _report(graph, decisions, pieces):
+def report_of(graph, decisions, pieces):
   layers = {calls[0].operation: calls for calls in graph.calls_by_operation()}
   grown = sum(
     np.size(array) - math.prod(getattr(getattr(layer, name), "shape", (0,)))
@@ -422,8 +442,6 @@ def _report(graph, decisions, pieces):
   )
   before = graph.model.count_params()
   notes = [*graph.opened.notes, *out_of_sight(graph), *never_trained(graph, before, before + grown)]
-  for sentence in notes:
-    logging.warning(sentence)
   return SqueezeReport(
     parameters_before=before,
     parameters_after=before + grown,

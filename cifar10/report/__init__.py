@@ -3,7 +3,7 @@
 import pathlib
 
 from cifar10.config import ReportConfig, check
-from cifar10.errors import UserError, first_line
+from cifar10.errors import UserError, first_line, how_to_install
 from cifar10.report.facts import read_chain
 from cifar10.report.page import page
 from cifar10.version.files import atomic_file
@@ -39,7 +39,7 @@ def _load_pictures():
     if error.name != "matplotlib":
       raise
     raise UserError(
-      "the report's pictures need matplotlib, which is not installed: pip install 'cifar10-channel-pruning[report]'."
+      f"the report's pictures need matplotlib, which is not installed: {how_to_install('report')}."
     ) from error
   return pictures
 

@@ -9,7 +9,8 @@ With the gated gammas g, the kernels W and n steps done before, a step on one ba
 
 The first is `gradients_and_loss` below; the next two, together ISTA, are `pruning.ProximalSGD`; the last is
 `training_state.update_averages`; `pruning.penalties` says what penalty(g) is. The tests hold all of it against values
-that the paper's own program computed. Momentum, smoothed labels and other schedules are left out by default.
+that the paper's own program computed. Momentum, smoothed labels, other schedules,
+thresholds by group and of betas are left out by default.
 """
 
 import tensorflow as tf
@@ -25,18 +26,21 @@ LEARNING_RATE_DECAY = 0.1
 FLOAT16_LOSS_SCALE = 1024.0
 
 
-def make_optimizer(config, penalties, num_examples):
+def make_optimizer(config, penalties, num_examples, groups=None):
   """SGD with soft thresholding, by default plain, as the reference's.
 
   Args:
     config: `TrainConfig`.
     penalties: dict from the path of a gamma to its penalty.
     num_examples: how many images make an epoch.
+    groups: dict from the path of a gamma to the groups of its channels, which are then shut together.
   """
   return ProximalSGD(
     _learning_rate(config, num_examples),
     _l1_penalty(config),
     penalties,
+    groups,
+    config.threshold_betas,
     momentum=config.momentum or 0.0,
     nesterov=bool(config.momentum),
     loss_scale_factor=FLOAT16_LOSS_SCALE if config.precision == "mixed_float16" else None,

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from cifar10.errors import UserError, first_line
+from cifar10.pruning import groups
 from cifar10.training import workers
 from cifar10.training.step import make_optimizer, make_train_steps
 from cifar10.training_state import TrainingState
@@ -33,7 +34,8 @@ class Trainer:
       self.state = TrainingState(
         network, dtype_policy=config.precision, synchronized=synchronized, momentum=config.batch_norm_momentum
       )
-      optimizer = make_optimizer(config, penalties, len(examples.labels))
+      together = groups(network) if config.group_penalties else None
+      optimizer = make_optimizer(config, penalties, len(examples.labels), together)
       optimizer.build(self.state.model.trainable_variables)
     self.step = 0
     self._optimizer_variables = {v.path: v.value for v in optimizer.variables}

@@ -23,6 +23,7 @@ from cifar10.pruning import (
   multiply_adds,
   penalties,
   plan,
+  prune,
   recalibrate,
   register,
   rules,
@@ -113,6 +114,16 @@ def test_names_and_the_report(randomize):
   assert report.layers["first/conv1"].removed == 2
   assert kept.layers["first/conv1"].kept_though_dead == {"keep": 2}
   assert kept.layers["third/conv1"] == report.layers["third/conv1"]
+
+
+@pytest.mark.parametrize("importance", ["gamma", "taylor"])
+def test_it_is_pruned_to_a_budget(importance, randomize):
+  model = randomize(called(blocks.Small))
+  examples = {"inputs": IMAGES, "targets": np.zeros((8, 3)), "loss": keras.losses.mean_squared_error}
+  smaller, report = prune(model, channels=0.6, importance=importance, **examples)
+  assert list(report.opened) == [model.name, "residual", "inverted", "inverted/excitation"]
+  assert report.layers["inverted/expand/conv2d"].removed > 0
+  assert report.parameters_after == smaller.count_params() < model.count_params()
 
 
 def test_in_training_it_does_what_the_model_does(randomize):

@@ -72,7 +72,7 @@ def test_a_comparison_prints_both_models_beside_each_other():
 
 def test_a_comparison_is_part_of_the_report_of_a_threshold():
   text = str(report(comparison=COMPARISON))
-  assert text.endswith(f"for gammas within the threshold:\n{COMPARISON}")
+  assert text.endswith(f"outputs changed:\n{COMPARISON}")
 
 
 def test_a_check_says_why_it_was_not_made_or_put_up_with():

@@ -1,5 +1,7 @@
 """Tests of cifar10.pruning.sparsity: penalties worked out by hand, figures worked out in numpy."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -326,3 +328,44 @@ def test_figures_name_a_path_that_is_not_the_models(figure):
     figure(small_model(), {"a_bn/gamma": 1.0, "lost/gamma": 1.0})
   with pytest.raises(ValueError, match="no gamma"):
     figure(small_model(), {})
+
+
+def warned(model, caplog):
+  with caplog.at_level(logging.WARNING):
+    found = penalties(model)
+  assert found == {}
+  (record,) = caplog.records
+  assert record.name == "cifar10.pruning.sparsity"
+  return record.getMessage()
+
+
+def test_a_model_without_gates_is_warned_of_with_what_to_do(caplog):
+  images = image()
+  plain = keras.Model(images, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(images))), name="m")
+  assert warned(plain, caplog) == (
+    "m has no gate: no batch norm with scale=True is in sight; put a BatchNormalization behind each convolution"
+  )
+
+
+def test_frozen_gammas_and_those_that_reach_outputs_or_walls_are_told_apart(caplog):
+  class Wall(layers.Layer):
+    def call(self, x):
+      return x
+
+  images = image()
+  x = conv_bn(images, "a", 4)
+  frozen = keras.Model(images, layers.Conv2D(3, 3)(x))
+  frozen.get_layer("a_bn").trainable = False
+  assert "are frozen; set trainable to True" in warned(frozen, caplog)
+  caplog.clear()
+  walled = keras.Model(images, [conv_bn(images, "b", 2), Wall(name="own")(conv_bn(images, "c", 2))])
+  assert "reach output, own, where they cannot be removed; put" in warned(walled, caplog)
+  caplog.clear()
+  hidden = keras.Model(images, layers.Conv2D(2, 3)(Wall(name="own")(layers.Conv2D(2, 3)(images))))
+  assert "is in sight, outside of the walls own; put" in warned(hidden, caplog)
+
+
+def test_a_model_with_gates_is_not_warned_of(caplog):
+  images = image()
+  assert penalties(keras.Model(images, layers.Conv2D(3, 3)(conv_bn(images, "a", 4))))
+  assert not caplog.records

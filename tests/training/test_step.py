@@ -96,3 +96,23 @@ def test_the_momentum_of_batch_norms_is_that_of_the_version_before(after):
   assert version(config, 1).network().get_layer("conv1_bn").momentum == 0.9
   train(change(config, checkpoint_version=1))
   assert version(config, 1).read_stage()[0].flags.batch_norm_momentum == 0.9
+
+
+def test_groups_and_betas_are_thresholded_where_settings_say_so():
+  plain, other = (
+    make_optimizer(TrainConfig(threshold_betas=betas), {"a/gamma": 1.0}, 50000, groups)
+    for betas, groups in ((False, None), (True, {"a/gamma": [0, 0]}))
+  )
+  assert (plain.groups, plain.threshold_betas) == (None, False)
+  assert (dict(other.groups), other.threshold_betas) == ({"a/gamma": (0, 0)}, True)
+
+
+def test_with_thresholds_of_betas_a_dead_channel_is_0(trained_once):
+  betas = []
+  for settings in ({}, {"threshold_betas": True, "group_penalties": True}):
+    network = version(trained_once({"l1_penalty": 20.0, "exact_squeeze": False, **settings}), 1).network()
+    layer = network.get_layer("conv1_bn")
+    np.testing.assert_array_equal(layer.gamma, np.zeros(1))
+    betas.append(layer.beta.numpy())
+  assert betas[0] != 0
+  assert betas[1] == 0

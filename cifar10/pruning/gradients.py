@@ -1,0 +1,58 @@
+"""Gradients of a loss in the weights of a model, on any backend of Keras."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from cifar10.pruning.inputs import Arrays
+from cifar10.pruning.rules.base import to_float64
+
+
+def gradients(model: keras.Model, inputs: Arrays, targets: Arrays, loss: Callable) -> dict[int, np.ndarray]:
+  """The gradients of the mean loss in inference: dict from the id() of each trainable variable to a float64 array.
+
+  Args:
+    model: a Keras model.
+    inputs: inputs for one call of it.
+    targets: what its outputs should be.
+    loss: function of (targets, outputs) to losses, one an example or one altogether, as Keras' losses are.
+  """
+  variables = model.trainable_variables
+  found = GRADIENTS[keras.backend.backend()](model, variables, inputs, lambda y: keras.ops.mean(loss(targets, y)))
+  return {
+    id(variable): np.zeros(variable.shape) if gradient is None else to_float64(gradient)
+    for variable, gradient in zip(variables, found, strict=True)
+  }
+
+
+def _with_tensorflow(model, variables, inputs, mean_loss):
+  import tensorflow as tf
+
+  with tf.GradientTape() as tape:
+    value = mean_loss(model(inputs, training=False))
+  return [
+    None if gradient is None else tf.convert_to_tensor(gradient)
+    for gradient in tape.gradient(value, [variable.value for variable in variables])
+  ]
+
+
+def _with_jax(model, variables, inputs, mean_loss):
+  import jax
+
+  others = [variable.value for variable in model.non_trainable_variables]
+
+  def value(trainable):
+    return mean_loss(model.stateless_call(trainable, others, inputs, training=False)[0])
+
+  return jax.grad(value)([variable.value for variable in variables])
+
+
+def _with_torch(model, variables, inputs, mean_loss):
+  import torch
+
+  value = mean_loss(model(inputs, training=False))
+  return torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True)
+
+
+GRADIENTS = {"tensorflow": _with_tensorflow, "jax": _with_jax, "torch": _with_torch}
