@@ -105,7 +105,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     "multiply_adds": multiply_adds(model),
     "time": timestamp(),
   }
-  check_same()
+  network = check_same()
   try:
     with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
       tf.summary.scalar("Precision @ 1", precision)
@@ -114,7 +114,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     raise UserError(
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
-  version.add_evaluation(record)
+  version.add_evaluation({**record, "network": network})
 
 
 def _other_dataset(config, version, dataset):

@@ -72,11 +72,12 @@ def _export(config, version, check_same):
       write(served, name, path, _inputs(calibration.images, config.input))
       final = _recorded_path(output_dir / FILES[name], version.path)
       rows.append(_row(name, final, _size(path), load(name, path), images, test.labels, expected))
-    check_same()
+    network_checksum = check_same()
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
   print(table(rows))
   record = {
+    "network": network_checksum,
     "checkpoint_iter": step,
     "dataset": dataset,
     "examples": len(test.labels),

@@ -5,17 +5,17 @@ python scripts/applications.py [--network MobileNetV2]
 
 import argparse
 import functools
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-import numpy as np
-from keras import applications, layers
 
 from cifar10.console import table, table_row
-from cifar10.pruning import plan
-from cifar10.pruning.calls import layers_in
+from cifar10.quiet import quietly
+
+with quietly("3"):
+  import keras
+  import numpy as np
+  from keras import applications, layers
+
+  from cifar10.pruning import plan
+  from cifar10.pruning.calls import layers_in
 
 SHARE = 0.4
 

@@ -17,21 +17,22 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tensorflow as tf
-
-from cifar10.batch_norm import fused
 from cifar10.config import DATASETS
 from cifar10.console import table, table_row
-from cifar10.evaluate import precision_and_loss
-from cifar10.export import FILES, load, served_model, write
-from cifar10.input_pipeline import load as load_data
-from cifar10.input_pipeline import standardize
-from cifar10.models import resnet20
-from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
-from cifar10.pruning.timing import seconds_in_turns
-from cifar10.version.metrics import read_metrics
+from cifar10.quiet import quietly
+
+with quietly():
+  import tensorflow as tf
+
+  from cifar10.batch_norm import fused
+  from cifar10.evaluate import precision_and_loss
+  from cifar10.export import FILES, load, served_model, write
+  from cifar10.input_pipeline import load as load_data
+  from cifar10.input_pipeline import standardize
+  from cifar10.models import resnet20
+  from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
+  from cifar10.pruning.timing import seconds_in_turns
+  from cifar10.version.metrics import read_metrics
 
 BATCH_SIZE = 125
 MATRIX_SIZE = 4096

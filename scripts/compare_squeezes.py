@@ -7,13 +7,16 @@ import argparse
 import pathlib
 import sys
 
-from cifar10 import input_pipeline
 from cifar10.config import DATASETS
 from cifar10.console import table, table_row
 from cifar10.errors import UserError
-from cifar10.evaluate import precision_and_loss
-from cifar10.pruning import squeeze
-from cifar10.version.directory import Version
+from cifar10.quiet import quietly
+
+with quietly():
+  from cifar10 import input_pipeline
+  from cifar10.evaluate import precision_and_loss
+  from cifar10.pruning import squeeze
+  from cifar10.version.directory import Version
 
 
 def main():

@@ -6,7 +6,7 @@ python scripts/sweep.py TRAIN_DIR --penalties 0.003,0.005 --seeds 1,2 [--models 
 
 A chain stands in TRAIN_DIR_<model>_p<penalty>_s<seed>_0 to _3. Run again, the sweep goes on where it stopped: finished
 stages and recorded evaluations stay as they are. Where a stage or evaluation fails its chain ends, the others go on,
-and the exit code is 1. SIGINT and SIGTERM stop it; the stage that was training saves first.
+and the exit code is 1. SIGINT, SIGTERM and SIGHUP stop it; the stage that was training saves first.
 """
 
 import argparse
@@ -44,7 +44,9 @@ STAGE_FLAGS = {"model", "seed", "l1_penalty", "max_steps", "learning_rate"}
 def main():
   """Runs what is not done yet; exits with 1 if a chain failed, 130 if a signal came."""
   arguments = parse()
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  for signum in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(signum) != signal.SIG_IGN:
+      signal.signal(signum, signal.default_int_handler)
   grid = list(itertools.product(arguments.models, arguments.penalties, arguments.seeds))
   chains = {f"{arguments.train_dir}_{m}_p{p:g}_s{s}": (m, p, s) for m, p, s in grid}
   failed = []

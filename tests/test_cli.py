@@ -300,3 +300,4 @@ def test_a_missing_version_ends_with_one_sentence(tmp_path):
   assert result.returncode == 1
   assert "none_1: train --checkpoint_version 0 first" in result.stderr.splitlines()[-1]
   assert "Traceback" not in result.stderr
+  assert len(result.stderr.splitlines()) == 1, "TensorFlow starts without a word"

@@ -16,6 +16,7 @@ from cifar10.errors import UserError
 from cifar10.evaluate import evaluate, precision_and_loss
 from cifar10.training_state import TrainingState, averaged_model
 from cifar10.version import checkpoints
+from cifar10.version.directory import Version
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
@@ -89,6 +90,23 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
     for event in tf.compat.v1.train.summary_iterator(str(path))
   ]
   assert {value.tag for event in events for value in event.summary.value} == {"Precision @ 1", "Test loss"}
+
+
+def test_a_record_names_the_network_that_was_evaluated(config, tiny_network, monkeypatch):
+  """Whatever comes into its place after the last look."""
+  version = Version(config.checkpoint_dir, config.checkpoint_version)
+  evaluated, writer = version.network_checksum(), tf.summary.create_file_writer
+
+  def replace_and_write(path):
+    tiny_network.set_weights([weights + 1 for weights in tiny_network.get_weights()])
+    version.write_network(tiny_network)
+    return writer(path)
+
+  monkeypatch.setattr(tf.summary, "create_file_writer", replace_and_write)
+  evaluate(config)
+  assert version.network_checksum() != evaluated
+  assert version.evaluations() == ([], 0)
+  assert f'"network": "{evaluated}"' in (version.path / "evaluations.jsonl").read_text()
 
 
 def test_a_chosen_checkpoint_is_evaluated(config):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from helpers import change
 
 from cifar10 import export as export_module
-from cifar10.config import ExportConfig, TrainConfig
+from cifar10.config import ExportConfig, TrainConfig, left_open
 from cifar10.errors import UserError
 from cifar10.export import FILES, export, load, served_model, write
 from cifar10.input_pipeline import standardize
@@ -141,7 +141,7 @@ def test_a_training_checkpoint_is_exported(config, network, synthetic):
   state = TrainingState(network)
   state.averages[-1].assign_add(np.arange(10.0))
   checkpoints.save(directory, state, 5)
-  flags = TrainConfig(model="cnn4", dataset="synthetic", batch_size=1, weight_decay=0.0, seed=1, precision="float32")
+  flags = TrainConfig(model="cnn4", dataset="synthetic", batch_size=1, weight_decay=0.0, seed=1, **left_open())
   write_stage(directory, Stage(flags, progress=Progress(5, 1.0)))
   given = standardize(synthetic["test"].images[:5]).numpy()
   outputs = {}

@@ -216,7 +216,7 @@ def test_a_sweep_goes_on_after_a_failure_and_runs_again(start_sweep, tmp_path):
   assert [module for module, _ in made].count("cifar10.cli.evaluate") == 4
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_a_sweep_once_its_stage_has_saved(start_sweep, tmp_path, signum):
   process = start_sweep(*GRID, WAIT="1")
   while not (tmp_path / "waits").exists():

@@ -1,10 +1,10 @@
 """`cifar10-eval`: evaluates a checkpoint version."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import EvalConfig
+from cifar10.quiet import quietly
 
 USAGE = """cifar10-eval evaluates the network of --checkpoint_version V on CIFAR-10: the moving averages of its newest
 training checkpoint, or, before it is trained, the squeezed network that version V-1 left there.
@@ -17,9 +17,8 @@ def main(argv=None):
 
 
 def _evaluate(config):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  from cifar10.evaluate import evaluate
-
+  with quietly():
+    from cifar10.evaluate import evaluate
   evaluate(config)
 
 

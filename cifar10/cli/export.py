@@ -1,10 +1,10 @@
 """`cifar10-export`: writes a version's network in other formats."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import ExportConfig
+from cifar10.quiet import quietly
 
 USAGE = """cifar10-export writes the network of --checkpoint_version V for other runtimes, batch norms folded into the
 convolutions: as SavedModel, LiteRT in float32 and in int8, and ONNX. Each file is loaded again and compared with the
@@ -18,10 +18,10 @@ def main(argv=None):
 
 
 def _export(config):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  from cifar10.export import export
+  with quietly():  # To the end, since the runtimes that it loads have lines of their own.
+    from cifar10.export import export
 
-  export(config)
+    export(config)
 
 
 if __name__ == "__main__":

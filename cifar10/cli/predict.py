@@ -1,10 +1,10 @@
 """`cifar10-predict`: classifies image files."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import PredictConfig
+from cifar10.quiet import quietly
 
 USAGE = """cifar10-predict IMAGE ... prints for each image file the most probable classes, as the network of
 --checkpoint_version V sees it. PNG, JPEG, BMP and GIF (its first frame) of any size will do: the largest square in the
@@ -18,9 +18,8 @@ def main(argv=None):
 
 
 def _predict(config):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  from cifar10.predict import predict
-
+  with quietly():
+    from cifar10.predict import predict
   predict(config)
 
 

@@ -1,10 +1,10 @@
 """`cifar10-train`: trains one stage."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import TrainConfig
+from cifar10.quiet import quietly
 
 USAGE = """cifar10-train trains one stage: from the network of --checkpoint_version V, which it resumes or starts, to
 --max_steps; then it removes the channels whose gamma is 0 and writes the smaller network as version V+1.
@@ -18,10 +18,9 @@ def main(argv=None):
 
 def _train(config):
   # Between workers TensorFlow logs as errors what workers.py says in a sentence.
-  quiet = "3" if config.distribution_strategy == "multi_worker" else "2"
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if config.log_device_placement else quiet)
-  from cifar10.train import train
-
+  level = "3" if config.distribution_strategy == "multi_worker" else "2"
+  with quietly("0" if config.log_device_placement else level):
+    from cifar10.train import train
   train(config)
 
 

@@ -277,6 +277,11 @@ def set_trainable(model, trainable):
   model._trainable = trainable
 
 
+def operations_of(model):
+  """The layers and operations whose calls make the outputs of a model, in the order of execution."""
+  return [node.operation for node in nodes_in_order(model)]
+
+
 def flat_calls(model, size):
   """The calls of a model and of the models nested in it.
 

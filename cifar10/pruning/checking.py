@@ -32,15 +32,26 @@ def self_check(
 
   Returns:
     The `SelfCheck`; and the inputs if the models differ by more than rounding explains, else None.
+
+  Raises:
+    ValueError: the model cannot be called with the inputs that are given.
   """
+  given = inputs is not None
   try:
     with left_alone(model):
-      inputs = inputs_that_run(functional, EXAMPLES, guess=True) if inputs is None else inputs
+      inputs = inputs if given else inputs_that_run(functional, EXAMPLES, guess=True)
     before = _outputs(model, inputs)
   except Exception as error:
-    return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None
+    cause = str(error).strip().partition("\n")[0]
+    if given:
+      raise ValueError(
+        f"{model.name} cannot be called with inputs ({type(error).__name__}: {cause}): give what one call of it takes"
+      ) from error
+    return SelfCheck(0, None, cause), None
   examples, tolerance = len(keras.tree.flatten(inputs)[0]), _tolerance(model)
   difference = _difference(before, _outputs(smaller, inputs))
+  if difference <= tolerance and not any(_is_finite(output).any() for output in before):
+    return SelfCheck(examples, None, "no output of the model is finite"), None
   if difference <= tolerance:
     return SelfCheck(examples, difference), None
   with left_alone(model):
@@ -113,12 +124,16 @@ def _relative(one, other):
     return np.inf
   if one.dtype.kind not in "fcV":  # NumPy knows bfloat16 as V.
     return float(np.mean(one != other)) if one.size else 0.0
-  one, other = (each if each.dtype.kind == "c" else to_float64(each) for each in (one, other))
-  finite = np.isfinite(one)
-  if (finite != np.isfinite(other)).any():
+  finite = _is_finite(one)
+  if (finite != _is_finite(other)).any():
     return np.inf
+  one, other = (each if each.dtype.kind == "c" else to_float64(each) for each in (one, other))
   norm, change = np.linalg.norm(one[finite]), np.linalg.norm((other - one)[finite])
   return float(change / norm) if norm else float(change)
+
+
+def _is_finite(array):
+  return np.isfinite(to_float64(array) if array.dtype.kind == "V" else array)
 
 
 def _tolerance(model):

@@ -27,13 +27,13 @@ SHARED = (
   type,
   types.ModuleType,
   types.BuiltinFunctionType,
-  weakref.ref,
   inspect.Signature,
   keras.DTypePolicy,
   keras.KerasTensor,
   type(threading.Lock()),
   type(threading.RLock()),
 )
+FUNCTIONS = (types.FunctionType, type(functools.cache(len)))
 KERAS_OBJECTS = (keras.Operation, keras.Metric, keras.Loss, keras.Optimizer)
 
 
@@ -51,7 +51,7 @@ class Copier:
   def __init__(self, of_model: Callable[[keras.Model], keras.Model]):
     self._of_model = of_model
     self._copies = {}  # By id(): (the value, so that its id stays its own; its copy).
-    self._deep_copies = {}
+    self._memo = {}  # The same as `copy.deepcopy` has it, with what that has copied.
 
   def copy(self, value: Value) -> Value:
     """A copy of a layer, or of anything that one may hold.
@@ -59,12 +59,13 @@ class Copier:
     Raises:
       CannotCopyError: it, or something in it, cannot be copied; then nothing is.
     """
-    before = len(self._copies)
+    before = [(known, len(known)) for known in (self._copies, self._memo)]
     try:
       return self._copy(value)
     except Exception as error:
-      for key in list(self._copies)[before:]:
-        del self._copies[key]
+      for known, count in before:
+        for key in list(known)[count:]:
+          del known[key]
       if isinstance(error, CannotCopyError):
         raise
       raise CannotCopyError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
@@ -76,6 +77,7 @@ class Copier:
   def set(self, value: Value, other: Value) -> None:
     """Declares what stands for a value from now on: itself, or what it has become."""
     self._copies[id(value)] = (value, other)
+    self._memo[id(value)] = other
 
   def share(self, layer: keras.Operation) -> None:
     """Declares that a layer, and what it holds, stands for itself."""
@@ -98,16 +100,19 @@ class Copier:
       return self._object(value, state_of(value), set_state)
     if isinstance(value, keras.Variable):
       return self._object(value, vars(value), lambda made, state: vars(made).update(state))
-    if isinstance(value, types.FunctionType):
+    if isinstance(value, FUNCTIONS):
       return self._function(value)
+    if isinstance(value, weakref.ref):
+      held = isinstance(value(), (*KERAS_OBJECTS, keras.Variable))
+      return weakref.ref(self._copy(value())) if held else value
     if isinstance(value, types.MethodType):
       return types.MethodType(value.__func__, self._copy(value.__self__))
     if kind is functools.partial:
       return functools.partial(*map(self._copy, (value.func, *value.args)), **self._items(value.keywords))
-    if isinstance(value, list | dict | set | tuple):
+    if isinstance(value, list | dict | set | tuple | collections.deque):
       return self._container(value)
     if hasattr(value, "__deepcopy__"):
-      return copy.deepcopy(value, self._deep_copies)
+      return self._deep_copy(value)
     if kind.__module__.startswith("tensorflow."):
       if "polymorphic_function" in kind.__module__:
         raise CannotCopyError("a tf.function keeps to what it was traced with")
@@ -115,9 +120,10 @@ class Copier:
         return kind(value.name, self._copy(value.ref))
       return value  # Tables, types, specifications.
     plain = all(getattr(kind, name, None) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
-    if plain and hasattr(value, "__dict__") and kind.__getstate__ is object.__getstate__:
+    plain = plain and hasattr(value, "__dict__") and kind.__getstate__ is object.__getstate__
+    if plain or kind is types.SimpleNamespace:
       return self._object(value, vars(value), lambda made, state: vars(made).update(state))
-    return copy.deepcopy(value, self._deep_copies)
+    return self._deep_copy(value)
 
   def _object(self, value, state, set_state):
     made = type(value).__new__(type(value))
@@ -131,12 +137,16 @@ class Copier:
   def _container(self, value):
     kind = type(value)
     if isinstance(value, tuple):
+      if hasattr(value, "__wrapped__"):  # TensorFlow's, around those that hold variables.
+        return kind(self._copy(value.__wrapped__))
       return kind(*map(self._copy, value)) if hasattr(value, "_fields") else kind(map(self._copy, value))
     if not kind.__module__.startswith(("builtins", "collections", "keras.")) or kind is collections.defaultdict:
-      return copy.deepcopy(value, self._deep_copies)
-    made = kind()
+      return self._deep_copy(value)
+    made = kind(maxlen=value.maxlen) if isinstance(value, collections.deque) else kind()
     self.set(value, made)
-    if isinstance(value, list):
+    if isinstance(value, collections.deque):
+      made.extend(map(self._copy, value))
+    elif isinstance(value, list):
       list.extend(made, map(self._copy, value))
     elif isinstance(value, set):
       set.update(made, map(self._copy, value))
@@ -148,10 +158,17 @@ class Copier:
       vars(made).update(self._items(vars(value)))
     return made
 
+  def _deep_copy(self, value):
+    before = len(self._memo)
+    made = copy.deepcopy(value, self._memo)
+    for each in list(self._memo.values())[before:]:
+      if isinstance(each, (*KERAS_OBJECTS, keras.Variable)):
+        raise CannotCopyError(f"a {type(value).__name__} holds {type(each).__name__} {each.name}")
+    return made
+
   def _function(self, value):
-    for each in keras.tree.flatten(list(inspect.getclosurevars(value).nonlocals.values())):
-      if isinstance(each, KERAS_OBJECTS) or hasattr(each, "assign"):
-        raise CannotCopyError(f"function {value.__name__} refers to {type(each).__name__} {getattr(each, 'name', '')}")
+    for each in _referred_to(value, set()):
+      raise CannotCopyError(f"function {value.__name__} refers to {type(each).__name__} {getattr(each, 'name', '')}")
     return value
 
 
@@ -169,3 +186,28 @@ def standard_attributes():
 def trainer_attributes():
   """Those of them that only models have: what compiling and training sets."""
   return standard_attributes() - vars(keras.layers.Layer()).keys()
+
+
+def _referred_to(value, seen):
+  """The layers and variables, and other objects of Keras, that a function holds: it, or what it refers to in turn."""
+  if id(value) in seen or isinstance(value, SHARED):
+    return
+  seen.add(id(value))
+  if isinstance(value, KERAS_OBJECTS) or hasattr(value, "assign"):
+    yield value
+  elif isinstance(value, types.FunctionType):
+    held = [*inspect.getclosurevars(value).nonlocals.values(), *(value.__defaults__ or ()), value.__kwdefaults__]
+    yield from _referred_to(held, seen)
+  elif isinstance(value, FUNCTIONS):
+    yield from _referred_to(value.__wrapped__, seen)
+  elif isinstance(value, types.MethodType):
+    yield from _referred_to([value.__self__, value.__func__], seen)
+  elif isinstance(value, functools.partial):
+    yield from _referred_to([value.func, value.args, value.keywords], seen)
+  elif isinstance(value, list | tuple | set | collections.deque):
+    for each in value:
+      yield from _referred_to(each, seen)
+  elif isinstance(value, dict):
+    yield from _referred_to(list(value.values()), seen)
+  elif hasattr(value, "__dict__"):
+    yield from _referred_to(list(vars(value).values()), seen)

@@ -61,18 +61,19 @@ def random_inputs(
 ) -> Arrays:
   """Noise for a model, in the structure of its inputs.
 
-  Standard normal; integers up to what the layers that read them take: the `input_dim` of an embedding, the
-  `num_tokens` of an encoding, the words that a lookup knows, the length of what they index; else 0 and 1, and 0 to 255
-  for uint8.
+  Normal, standard behind a `Rescaling` or `Normalization` that reads them; integers up to what the layers that read
+  them take: the `input_dim` of an embedding, the `num_tokens` of an encoding, the words that a lookup knows, the length
+  of what they index; else 0 and 1, and 0 to 255 for uint8.
 
   Args:
     model: a functional or Sequential model.
     examples: how many, where the model does not say.
     size: how long other axes are, where the model does not say.
-    guess: whether layers of the caller's own that do not say which integers they take get 0 and 1 too.
+    guess: whether integers are 0 and 1 too where a layer of the caller's own reads them, or where they are computed
+      with before an embedding and its like, so that the model does not say which it takes.
 
   Raises:
-    ValueError: an input takes text; or integers for such a layer, without `guess`.
+    ValueError: an input takes text; or such integers, without `guess`.
   """
   rng, model = np.random.default_rng(0), opened(model).model
   _, tensors, _ = flat_calls(model, None)
@@ -83,8 +84,9 @@ def random_inputs(
       raise ValueError(f"input {tensor.name} of {model.name} takes text: give inputs")
     shape = [examples if tensor.shape[0] is None else tensor.shape[0]]
     shape += [size if length is None else length for length in tensor.shape[1:]]
-    values = _values(model, tensor, by_keras_tensor[id(tensor)], guess)
-    array = rng.normal(size=shape) if values is None else rng.choice(values, size=shape)
+    read = by_keras_tensor[id(tensor)]
+    values = _values(model, tensor, read, guess)
+    array = _unscaled(read, rng.normal(size=shape)) if values is None else rng.choice(values, size=shape)
     return keras.ops.cast(array, tensor.dtype)
 
   return keras.tree.map_structure(noise, as_functional(model).input)
@@ -123,9 +125,34 @@ def batches(*arrays: Arrays, size: int = BATCH_SIZE) -> Iterator[tuple[int, Arra
     yield min(size, count - start), *keras.tree.map_structure(operator.itemgetter(part), arrays)
 
 
+def _unscaled(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+  """What a tensor has to be so that the layers that scale it, if there are any, make an array of its shape of it."""
+  for call in tensor.readers:
+    if _scales(call.operation) or (_rearranges(call) and call.outputs[0].shape == tensor.shape):
+      return _scaled_back(call.operation, _unscaled(call.outputs[0], array))
+  return array
+
+
+def _scales(operation):
+  return isinstance(operation, layers.Rescaling | layers.Normalization)
+
+
+def _scaled_back(layer, array):
+  if not _scales(layer):
+    return array
+  if isinstance(layer, layers.Rescaling):
+    return (array - layer.offset) / np.where(np.equal(layer.scale, 0), 1, layer.scale)
+  mean, deviation = keras.ops.convert_to_numpy(layer.mean), keras.ops.convert_to_numpy(layer.variance) ** 0.5
+  return (array - mean) / np.maximum(deviation, 1e-6) if layer.invert else array * deviation + mean
+
+
+def _rearranges(call):
+  return type(call.operation).__name__ in REARRANGING
+
+
 def _values(model, keras_tensor, tensor, guess):
   """What the values of an input may be; None for any number."""
-  found = list(_limits(tensor))
+  found = list(_limits(tensor, set()))
   known = [values for values in found if values is not None]
   if known:
     return min(known, key=len)
@@ -135,30 +162,44 @@ def _values(model, keras_tensor, tensor, guess):
     raise ValueError(
       f"input {keras_tensor.name} of {model.name} takes integers, and no layer that reads it says which: give inputs"
     )
-  return np.arange(256) if keras_tensor.dtype == "uint8" else np.arange(2)
+  if keras_tensor.dtype == "uint8":
+    return np.arange(256)
+  scaled = keras_tensor.dtype.startswith("int") and any(_scales(call.operation) for call in tensor.readers)
+  return None if scaled else np.arange(2)
 
 
-def _limits(tensor: Tensor) -> Iterator[np.ndarray | None]:
-  """For each layer that takes certain values of a tensor alone: these, or None if it does not say which."""
+def _limits(tensor: Tensor, seen: set[int], computed: bool = False) -> Iterator[np.ndarray | None]:
+  """For each layer that takes certain values of a tensor alone: these, or None if it does not say which of the input's.
+
+  Args:
+    tensor: what it reads.
+    seen: the id() of the tensors that were looked into.
+    computed: whether the tensor has other values than the input, which it was computed from.
+  """
+  if id(tensor) in seen:
+    return
+  seen.add(id(tensor))
   for call in tensor.readers:
-    if type(call.operation).__name__ in REARRANGING:
+    operation = call.operation
+    values, custom = _taken(call, tensor), not type(operation).__module__.startswith("keras.")
+    if values is not None or (custom and not _rearranges(call) and not computed):
+      yield None if computed else values
+    elif _rearranges(call) or not (custom or _draws_the_line(operation)):
       for output in call.outputs:
-        yield from _limits(output)
-    elif (values := _taken(call, tensor)) is not None:
-      yield values
-    elif not type(call.operation).__module__.startswith("keras."):
-      inner = [layer.input_dim for layer in layers_in(call.operation) if isinstance(layer, layers.Embedding)]
-      yield np.arange(min(inner)) if inner else None
+        yield from _limits(output, seen, computed or not _rearranges(call))
+
+
+def _draws_the_line(operation):
+  """Whether what an operation makes tells nothing of which integers it was given: they are weighted, or sorted in."""
+  sorts = isinstance(operation, layers.Hashing | layers.Discretization | layers.HashedCrossing)
+  return sorts or bool(getattr(operation, "variables", []))
 
 
 def _taken(call: Call, tensor: Tensor) -> np.ndarray | None:
   operation, name = call.operation, type(call.operation).__name__
-  if isinstance(operation, layers.Embedding):
-    return np.arange(operation.input_dim)
-  if isinstance(operation, layers.CategoryEncoding):
-    return np.arange(operation.num_tokens)
-  if isinstance(operation, layers.IntegerLookup):
-    return np.array([word for word in operation.get_vocabulary() if word >= 0] or [0])
+  taken = [values for layer in layers_in(operation) if (values := _taken_by(layer)) is not None]
+  if taken:
+    return min(taken, key=len)
   if name in ("OneHot", "MultiHot"):
     return np.arange(operation.num_classes)
   if name in ("Take", "TakeAlongAxis") and call.args[0] is not tensor:
@@ -166,4 +207,14 @@ def _taken(call: Call, tensor: Tensor) -> np.ndarray | None:
     sizes = np.shape(table) if not isinstance(table, Tensor) else table.shape
     length = sizes[axis] if axis is not None else int(np.prod([size for size in sizes if size is not None]))
     return np.arange(length or 1)
+  return None
+
+
+def _taken_by(layer):
+  if isinstance(layer, layers.Embedding):
+    return np.arange(layer.input_dim)
+  if isinstance(layer, layers.CategoryEncoding):
+    return np.arange(layer.num_tokens)
+  if isinstance(layer, layers.IntegerLookup):
+    return np.array([word for word in layer.get_vocabulary() if word >= 0] or [0])
   return None

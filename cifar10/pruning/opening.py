@@ -17,6 +17,7 @@ from cifar10.pruning.calls import (
   is_model,
   layers_in,
   nodes_in_order,
+  operations_of,
   set_state,
   state_of,
   sublayers,
@@ -125,7 +126,7 @@ class _Opening:
     homes = {}
 
     def visit(model, name):
-      for operation in {id(node.operation): node.operation for node in nodes_in_order(model)}.values():
+      for operation in {id(each): each for each in operations_of(model)}.values():
         if getattr(operation, "weights", None):
           first = homes.setdefault(id(operation), name)
           opened = [each for each in (name, first) if first != name and each in self.layers]
@@ -148,12 +149,12 @@ class _Opening:
     return self.done[id(model)][1]
 
   def _may_open(self, model):
-    operations = [node.operation for node in nodes_in_order(model)]
+    operations = operations_of(model)
     return any(self._may_open(each) if is_model(each) else _is_of_interest(each) for each in operations)
 
   def _is_rough(self, model):
     """Whether a model that was traced calls models, which are to be renamed, or layers that do nothing, which go."""
-    operations = [] if isinstance(model, keras.Sequential) else [node.operation for node in nodes_in_order(model)]
+    operations = [] if isinstance(model, keras.Sequential) else operations_of(model)
     return any((is_model(each) and id(each) in self.mine) or self._is_identity(each) for each in operations)
 
   def _is_identity(self, operation):
@@ -259,7 +260,7 @@ class _Opening:
     made = view_of(model)
     set_state(made, {name: value for name, value in state_of(plain).items() if name != "_trainable"})
     self.mine[id(made)] = made
-    for name in vars(model).keys() - standard_attributes():
+    for name in [name for name in vars(model) if name not in standard_attributes()]:
       with contextlib.suppress(CannotCopyError):
         vars(made)[name] = self.copier.copy(vars(model)[name])
     return made

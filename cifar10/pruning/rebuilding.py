@@ -7,12 +7,13 @@ loses channels is made from its config, as Keras does it.
 import dataclasses
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, unbuilt
+from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
 from cifar10.pruning.rules.base import Channels, Squeezed
@@ -161,7 +162,7 @@ class _Rebuilding:
       return []
     new = {id(getattr(copy, name)) for name in self._piece(layer).weights if getattr(layer, name) is None}
     ours, theirs = [variable for variable in copy.variables if id(variable) not in new], layer.variables
-    if [variable.name for variable in ours] != [variable.name for variable in theirs]:
+    if [_given_name(variable) for variable in ours] != [_given_name(variable) for variable in theirs]:
       raise ValueError(
         f"layer {self._name(layer)} made anew from its config has the variables {[v.name for v in ours]}, not "
         f"{[v.name for v in theirs]}; give {type(layer).__name__} a get_config that says which it has"
@@ -250,28 +251,43 @@ class _Rebuilding:
 
   def _of_class(self, model, **arguments):
     """A model of the class of another and with its attributes, as far as the constructor takes these arguments."""
-    standard = (keras.Sequential if "layers" in arguments else keras.Model)(**arguments, name=model.name)
-    made = standard
-    if type(model) is not type(standard):
-      try:
-        made = type(model)(**arguments, **self._further_arguments(model, arguments), name=model.name)
-      except Exception as error:
-        kind, names = type(model).__name__, " and ".join(arguments)
-        if not is_model(model):
-          raise CannotCopyError(f"the constructor of {kind} takes more than {names}") from error
-        self._note(
-          f"model {model.name} is a {kind}, whose constructor takes more than {names} ({_cause(error)}): the "
-          f"smaller one is a {type(standard).__name__}, without the methods of {kind}"
-        )
+    standard = keras.Sequential if "layers" in arguments else keras.Model
+    try:
+      made = self._constructed(model, standard, arguments)
+    except Exception as error:
+      kind, names = type(model).__name__, " and ".join(arguments)
+      if not is_model(model):
+        raise CannotCopyError(f"the constructor of {kind} takes more than {names}") from error
+      made = standard(**arguments, name=model.name)
+      self._note(
+        f"model {model.name} is a {kind}, whose constructor takes more than {names} ({_cause(error)}): the "
+        f"smaller one is a {type(made).__name__}, without the methods of {kind}"
+      )
     self.made[id(model)] = model, made
     self.copier.set(model, made)
-    for name in vars(model).keys() - standard_attributes():
+    for name in [name for name in vars(model) if name not in standard_attributes()]:
       try:
         value = self.copier.copy(vars(model)[name])
       except CannotCopyError as error:
         value = vars(model)[name]
         self._note(f"attribute {name} of model {model.name} is shared with the smaller one: {error}")
       setattr(made, name, value)
+    return made
+
+  def _constructed(self, model, standard, arguments):
+    """A model of the class of another, whose constructor has to take the arguments and leave them as they are.
+
+    What the constructor makes besides is left out: attributes of the model take that place.
+    """
+    kind, arguments = type(model), {**arguments, "name": model.name}
+    plain = standard(**arguments)
+    if kind is type(plain):
+      return plain
+    further = self._further_arguments(model, arguments)
+    if operations_of(kind(**arguments, **further)) != operations_of(plain):
+      raise ValueError("it adds to them")
+    made = kind.__new__(kind, **arguments, **further)
+    type(plain).__init__(made, **arguments)
     return made
 
   def _further_arguments(self, model, given):
@@ -287,6 +303,11 @@ class _Rebuilding:
   def _note(self, sentence):
     logger.warning(sentence)
     self.notes.append(sentence)
+
+
+def _given_name(variable):
+  """The name of a variable without the number that Keras puts behind those that have none of their own."""
+  return re.sub(r"^(variable|seed_generator_state)_\d+$", r"\1", variable.name)
 
 
 def _from_config(operation, changes):

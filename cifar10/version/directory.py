@@ -226,13 +226,17 @@ class Version:
 
   @contextlib.contextmanager
   def watched(self):
-    """Yields a function that raises a `UserError` if the directory, or its network, is another one by then."""
+    """Yields a function that tells the checksum of the network, by which records name it.
+
+    It raises a `UserError` if the directory, or its network, is another one by then.
+    """
     descriptor, before = os.open(self.path, os.O_RDONLY), self.network_checksum()
 
     def check():
       self._check_same(descriptor)
       if self.network_checksum() != before:
         raise UserError(f"{self.model_path} was replaced meanwhile, so that nothing is recorded; run again.")
+      return before
 
     try:
       yield check

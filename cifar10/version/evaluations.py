@@ -18,8 +18,8 @@ OTHERS = ("examples", "parameters", "multiply_adds")
 
 
 def add_evaluation(directory, record):
-  """Appends the record of an evaluation of the version as it is now, a dict ready for JSON."""
-  append_line(directory / EVALUATIONS_FILE, json.dumps({**record, "network": checksum(directory)}))
+  """Appends the record of an evaluation, a dict ready for JSON."""
+  append_line(directory / EVALUATIONS_FILE, json.dumps(record))
 
 
 def leave_to(directory, network):

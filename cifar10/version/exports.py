@@ -10,12 +10,9 @@ EXPORT_FILE = "export.json"
 
 
 def write_exports(directory, record):
-  """Writes the record, a dict ready for JSON, whose "exports" are a list of dicts, one for each format.
-
-  It is one of the version as it is now.
-  """
+  """Writes the record, a dict ready for JSON, whose "exports" are a list of dicts, one for each format."""
   with atomic_file(directory / EXPORT_FILE) as file:
-    file.write(json.dumps({**record, "network": checksum(directory)}, indent=1).encode())
+    file.write(json.dumps(record, indent=1).encode())
 
 
 def read_exports(directory):

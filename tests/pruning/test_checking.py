@@ -64,6 +64,14 @@ def test_the_report_says_by_how_much_the_models_differ(policy):
 def test_inputs_are_those_given():
   images = np.zeros((5, 8, 8, 3))
   assert squeeze(gated(), inputs=images)[1].check.examples == 5
+  for wrong in (np.zeros((5, 7)), "text", [], (images, images)):
+    with pytest.raises(ValueError, match="net cannot be called with inputs .*: give what one call of it takes"):
+      squeeze(gated(), inputs=wrong)
+
+
+def test_where_no_output_is_finite_nothing_is_checked():
+  check = squeeze(gated(), inputs=np.full((5, 8, 8, 3), np.nan))[1].check
+  assert (check.examples, check.difference, check.note) == (5, None, "no output of the model is finite")
 
 
 @pytest.mark.usefixtures("own_rules")

@@ -64,8 +64,9 @@ class Table(layers.Layer):
     (lambda x: ops.take(keras.Variable(np.ones((5, 3))), ops.cast(x, "int32"), axis=0), range(5)),
     (lambda x: lookup()(x), [5, 7]),
     (lambda x: Tokens(5, 50)(x), range(5)),
+    (lambda x: layers.TimeDistributed(layers.Embedding(5, 3))(ops.reshape(x, (-1, 2, 20))), range(5)),
   ],
-  ids=range(10),
+  ids=range(11),
 )
 def test_integers_are_those_that_the_readers_take(reader, values, dtype):
   given = keras.Input((40,), dtype=dtype)
@@ -86,6 +87,55 @@ def test_integers_for_other_layers():
   ):
     random_inputs(model)
   assert set(random_inputs(model, guess=True).numpy().ravel()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+  "computed", [lambda x: x + 1, lambda x: ops.clip(x * 50, 0, 59), lambda x: ops.where(x > 50, x - 51, x)], ids=range(3)
+)
+def test_integers_that_are_computed_with_before_an_embedding_are_asked_for(computed):
+  given = keras.Input((40,), dtype="int32", name="given")
+  model = keras.Model(given, layers.Embedding(60, 3)(computed(given)))
+  with pytest.raises(ValueError, match="input given of .* takes integers.*give inputs"):
+    random_inputs(model)
+  assert set(random_inputs(model, guess=True).numpy().ravel()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+  "kind", [lambda x: layers.Hashing(9)(x), lambda x: layers.Dense(9)(ops.cast(x, "float32"))], ids=["hash", "weighted"]
+)
+def test_integers_that_are_weighted_or_hashed_are_not_asked_for(kind):
+  given = keras.Input((40,), dtype="int32")
+  model = keras.Model(given, layers.Embedding(9, 3)(ops.cast(kind(given), "int32")))
+  assert set(random_inputs(model).numpy().ravel()) == {0, 1}
+
+
+def test_integers_that_are_scaled_are_as_large_as_that_says():
+  images = keras.Input((16, 16, 3), dtype="int32")
+  noise = random_inputs(keras.Model(images, layers.Rescaling(1 / 255)(images)))
+  assert 200 < np.std(noise) < 300
+
+
+def normalization(**kwargs):
+  return layers.Normalization(mean=[100.0, 2000.0, -3.0], variance=[1e4, 1e2, 1.0], **kwargs)
+
+
+@pytest.mark.parametrize(
+  "scaled",
+  [
+    lambda x: layers.Rescaling(1 / 127.5, offset=-1)(x),
+    lambda x: layers.Rescaling([0.1, 0.01, 0.002], offset=[5, 6, 7])(x),
+    lambda x: layers.Rescaling(1 / 255)(layers.Dropout(0.5)(x)),
+    lambda x: normalization()(x),
+    lambda x: normalization()(layers.Rescaling(0.01)(x)),
+    lambda x: normalization(invert=True)(normalization()(x)),
+  ],
+  ids=range(6),
+)
+def test_behind_layers_that_scale_inputs_is_standard_noise(scaled):
+  images = keras.Input((16, 16, 3))
+  noise = keras.Model(images, scaled(images))(random_inputs(keras.Model(images, scaled(images))))
+  assert abs(np.mean(noise)) < 0.1
+  assert 0.9 < np.std(noise) < 1.1
 
 
 @pytest.mark.parametrize("fits", [20, 64, 5])

@@ -1,6 +1,10 @@
 """Tests of cifar10.pruning.rebuilding and copying: what a layer or model is besides its config is carried over."""
 
+import collections
+import functools
 import threading
+import types
+import weakref
 
 import keras
 import numpy as np
@@ -221,8 +225,86 @@ def traced():
   return Applied(tf.function(lambda x: x * 0.5), name="traced")
 
 
+class Scaled(layers.Layer):
+  """Its call goes through a function that gets its gain in some way."""
+
+  def __init__(self, way, **kwargs):
+    super().__init__(name="scaled", **kwargs)
+    self.gain = self.add_weight(shape=(1,), initializer="ones", name="gain")
+    self.function = way(self, self.gain)
+
+  def call(self, x):
+    return self.function(x)
+
+
+def by_another_function(layer, gain):
+  scaled = lambda x: x * gain  # noqa: E731
+  return lambda x: scaled(x)
+
+
+def by_a_cached_function(layer, gain):
+  cached = functools.cache(lambda: gain)
+  return lambda x: x * cached()
+
+
+def by_an_object(layer, gain):
+  namespace = types.SimpleNamespace(inner=[gain])
+  return lambda x: x * namespace.inner[0]
+
+
+class Slotted:
+  """Its attributes are in no dict."""
+
+  __slots__ = ("held",)
+
+  def __init__(self, held):
+    self.held = held
+
+
+Named = collections.namedtuple("Named", ["gain"])
+
+
+class Held(layers.Layer):
+  """It holds something where Keras does not look."""
+
+  def __init__(self, held, **kwargs):
+    super().__init__(name="held", **kwargs)
+    self.gain = self.add_weight(shape=(1,), initializer="ones", name="gain")
+    self.namespace = types.SimpleNamespace(held=held, gain=self.gain)
+    self.queue = collections.deque([self.gain])
+    self.tuples = ((self.gain,), Named(self.gain))
+    self.reference = weakref.ref(self.gain)
+
+  def call(self, x):
+    return x * self.namespace.gain * self.queue[0]
+
+
+def test_what_stands_in_several_places_does_so_in_the_copy_too(randomize, shut):
+  images = image()
+  model = randomize(keras.Model(images, layers.Conv2D(2, 3)(conv_bn(Held(None)(images), "a", 6))))
+  shut(model, "a_bn", [1, 2], -1)
+  smaller, report = assert_squeezes(model)
+  copy = smaller.get_layer("held")
+  assert report.shared == {}
+  assert copy.gain is copy.namespace.gain is copy.queue[0] is copy.reference()
+  assert copy.gain is copy.tuples[0][0] is copy.tuples[1].gain
+  assert copy.gain is not model.get_layer("held").gain
+
+
 @pytest.mark.parametrize(
-  ("layer", "reason"), [(bound_to_a_variable, "refers to Variable gain"), (traced, "tf.function")]
+  ("layer", "reason"),
+  [
+    (bound_to_a_variable, "refers to Variable gain"),
+    (traced, "tf.function"),
+    (lambda: Scaled(lambda layer, gain: lambda x, gain=gain: x * gain), "refers to Variable gain"),
+    (lambda: Scaled(lambda layer, gain: lambda x, *, gain=gain: x * gain), "refers to Variable gain"),
+    (lambda: Scaled(lambda layer, gain: lambda x: x * layer.gain), "refers to Scaled scaled"),
+    (lambda: Scaled(by_a_cached_function), "refers to Variable gain"),
+    (lambda: Held(functools.cache(bound_to_a_variable().function)), "refers to Variable gain"),
+    (lambda: Scaled(by_another_function), "refers to Variable gain"),
+    (lambda: Scaled(by_an_object), "refers to Variable gain"),
+    (lambda: Held(Slotted(layers.Rescaling(0.5, name="inner"))), "a Slotted holds Rescaling inner"),
+  ],
 )
 def test_what_cannot_be_copied_is_shared_and_the_report_says_so(randomize, shut, layer, reason):
   images = image()
@@ -306,6 +388,27 @@ def test_from_config_is_called_as_keras_calls_it(randomize, shut, own_rules, fun
   smaller, report = assert_squeezes(model)
   assert report.remade == ["a", "a_bn", "end"]
   assert smaller.get_layer("a").filters == 4
+
+
+@keras.saving.register_keras_serializable("tests")
+class Nameless(layers.Layer):
+  """A gain whose variable has no name, so that Keras numbers it."""
+
+  def build(self, shape):
+    self.gain = self.add_weight(shape=(1,), initializer="ones")
+
+  def call(self, x):
+    return x * self.gain
+
+
+def test_variables_without_names_of_their_own(randomize, shut, own_rules):
+  register(Nameless, rules.Elementwise())
+  images = image()
+  x = Nameless(name="gain")(conv_bn(images, "a", 6))
+  model = randomize(keras.Model(images, layers.Conv2D(2, 3)(x)))
+  shut(model, "a_bn", [1, 2], -1)
+  _, report = assert_squeezes(model)
+  assert "gain" in report.remade
 
 
 def test_functions_of_ones_own_in_a_layer_that_is_made_anew(randomize, shut):
@@ -455,6 +558,58 @@ def test_the_class_of_the_model_stays_with_its_attributes(randomize, shut):
   smaller.steps.reset_state()
   history = smaller.fit(np.ones((4, 8, 8, 3)), np.ones((4, 6, 6, 2)), verbose=0).history
   assert (history["steps"], history["seen"]) == ([3.0], [1000.0])
+
+
+class Furnished(keras.Model):
+  """A functional model whose constructor makes layers, variables and a metric of its own."""
+
+  def __init__(self, inputs, outputs, name=None, **kwargs):
+    super().__init__(inputs, outputs, name=name, **kwargs)
+    self.heads = [keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])]
+    self.scale = self.add_weight(shape=(1,), name="scale")
+    self.seen = keras.metrics.Mean(name="seen")
+
+
+def test_what_a_constructor_makes_is_there_once(randomize, shut, tmp_path):
+  images = image()
+  model = randomize(Furnished(images, layers.Conv2D(2, 3)(conv_bn(images, "a", 6))))
+  shut(model, "a_bn", [1, 2], -1)
+  smaller, report = assert_squeezes(model)
+  assert type(smaller) is Furnished
+  assert report.parameters_after == smaller.count_params()
+  assert [variable.path for variable in smaller.variables] == [variable.path for variable in model.variables]
+  assert [metric.name for metric in smaller.metrics] == ["seen"]
+  np.testing.assert_array_equal(smaller.scale, model.scale)
+  with keras.saving.custom_object_scope({"Furnished": Furnished}):
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.saving.load_model(tmp_path / "smaller.keras")
+  assert_same_function(smaller, loaded)
+
+
+class Topped(keras.Model):
+  """A functional model whose constructor adds to its outputs."""
+
+  def __init__(self, inputs, outputs, **kwargs):
+    super().__init__(inputs, 2 * layers.Softmax()(outputs), **kwargs)
+
+
+class ToppedRow(keras.Sequential):
+  """A Sequential model whose constructor adds a layer."""
+
+  def __init__(self, given=None, layers=None, **kwargs):
+    super().__init__(given or layers, **kwargs)
+    self.add(keras.layers.Softmax())
+
+
+@pytest.mark.parametrize("kind", [Topped, ToppedRow])
+def test_a_class_whose_constructor_adds_to_the_outputs_is_lost_but_not_the_function(randomize, shut, kind):
+  row = [layers.Conv2D(6, 3, name="a"), layers.BatchNormalization(name="a_bn"), layers.Conv2D(2, 3, name="end")]
+  images = image()
+  outputs = row[2](row[1](row[0](images))) if kind is Topped else None
+  model = randomize(Topped(images, outputs) if kind is Topped else ToppedRow([images, *row]))
+  shut(model, "a_bn", [1, 2], -1)
+  _, report = assert_squeezes(model)
+  assert "(ValueError: it adds to them)" in report.notes[0]
 
 
 class Tempered(keras.Model):

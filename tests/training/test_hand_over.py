@@ -93,7 +93,7 @@ def test_a_stage_that_goes_on_leaves_all_but_the_network_in_the_next_version(con
   train(config)
   following = Version(config.train_dir, 1)
   evaluate(eval_config)
-  write_exports(following.path, {"exports": [{"format": "onnx"}]})
+  write_exports(following.path, {"network": following.network_checksum(), "exports": [{"format": "onnx"}]})
   (following.path / "export").mkdir()
   (following.path / "my notes.txt").write_text("mine")
   line = json.loads((following.path / "evaluations.jsonl").read_text())
