@@ -64,6 +64,13 @@ def opened(model: keras.Model) -> Opened:
     except _StaysShutError as error:  # What was made of it already cannot stay either.
       shut[error.name] = error.reason
       continue
+    except Exception as error:
+      if not is_model(model) or not opening.layers:
+        raise
+      reason = (
+        f"it cannot be made a functional model ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+      )
+      return Opened(model, {}, {**opening.shut, **dict.fromkeys(opening.layers, reason)}, [])
     if not opening.layers:
       return Opened(model, {}, opening.shut, [])
     unused = model.count_params() - made.count_params()

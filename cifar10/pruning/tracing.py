@@ -56,7 +56,7 @@ def traced(layer: keras.Layer, args: tuple, kwargs: dict, of_structure: bool = F
   try:
     model = keras.Model(structure, outputs, name=layer.name)
   except Exception as error:
-    raise CannotTraceError(_line(error)) from error
+    raise CannotTraceError(first_line(error)) from error
   set_trainable(model, layer.trainable)
   return model, in_training
 
@@ -120,7 +120,7 @@ def _record(layer, args, kwargs, training=None, values=()):
       outputs = layer.call(*call_args, **call_kwargs)
       nodes = nodes_behind(keras.tree.flatten(outputs))
   except Exception as error:
-    raise CannotTraceError(_line(error)) from error
+    raise CannotTraceError(first_line(error)) from error
   if scope.state_mapping and not values:
     raise CannotTraceError("its call sets variables")
   used = [variable for node in nodes for variable in getattr(node.operation, "variables", [])]
@@ -182,5 +182,6 @@ def _name_apart(nodes, layer):
     node.operation.name = name
 
 
-def _line(error):
+def first_line(error: Exception) -> str:
+  """The kind of an exception and the first line of its text."""
   return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

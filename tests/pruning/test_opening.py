@@ -21,6 +21,7 @@ from cifar10.pruning import (
   fold_batch_norms,
   group_lasso,
   multiply_adds,
+  opening,
   penalties,
   plan,
   prune,
@@ -357,6 +358,18 @@ def test_a_class_that_has_a_rule_is_not_opened():
   report = plan(model)
   assert (report.opened, report.walls) == ({}, ["block"])
   assert report.notes == ["1 batch norms in layer block, a Block, are out of sight: their channels stay"]
+
+
+def test_whatever_goes_wrong_a_functional_model_stays_as_it_is(monkeypatch):
+  def fail(*_):
+    raise RuntimeError("no room")
+
+  monkeypatch.setattr(opening._Opening, "_of_class", fail)
+  model = functional()
+  report = plan(model)
+  assert report.opened == {}
+  assert report.walls == ["twice", "row/inner"]
+  assert "since it cannot be made a functional model (RuntimeError: no room)" in report.notes[0]
 
 
 def test_a_layer_that_is_called_in_training_stays_shut():
