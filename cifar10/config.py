@@ -380,6 +380,13 @@ class TrainConfig:
     high=1024,
     scope=MAY_CHANGE,
   )
+  round_channels: str = choice(
+    "up",
+    ("up", "nearest"),
+    "up: to the next multiple of --round_channels_to, the network computes the same; nearest: where that is less, the "
+    "channels with the smallest gammas go too, so it computes something else until it is fine-tuned.",
+    scope=MAY_CHANGE,
+  )
   recalibration_batches: int = number(
     0,
     "After squeezing, recompute the moving statistics of batch norms on so many batches of distorted training "

@@ -3,18 +3,23 @@
 import os
 import sys
 import time
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from cifar10 import input_pipeline
 from cifar10.config import DATASETS, EvalConfig, check
 from cifar10.console import say, timestamp
-from cifar10.datasets.examples import Examples
+from cifar10.datasets.examples import NUM_CLASSES, Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import fold_batch_norms, multiply_adds
 from cifar10.version.directory import Version
+from cifar10.version.evaluations import stands_for
+from cifar10.version.predictions import Predictions
 
 SPLITS = {"test": "test", "train_eval": "train"}
+SUREST_MISTAKES = 6
 
 
 def evaluate(config: EvalConfig):
@@ -42,6 +47,34 @@ def evaluate(config: EvalConfig):
 
 
 def precision_and_loss(model, examples, batch_size):
+  """The share of images whose largest logit is the label's, and the mean cross entropy, as `measure` has them."""
+  measured = measure(model, examples, batch_size)
+  return measured.precision, measured.loss
+
+
+class Measured(NamedTuple):
+  """How a network does on some examples.
+
+  Attributes:
+    precision: share of the images whose largest logit is the label's.
+    loss: mean cross entropy.
+    classes: of the largest logits, int32 (examples,).
+    probabilities: of these classes, float32 (examples,).
+  """
+
+  precision: float
+  loss: float
+  classes: np.ndarray
+  probabilities: np.ndarray
+
+  def confusion(self, labels):
+    """How many images of each class (the row) were taken for each (the column): int64 (10, 10)."""
+    counts = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    np.add.at(counts, (labels, self.classes), 1)
+    return counts
+
+
+def measure(model, examples, batch_size):
   """Evaluates a network on each example exactly once.
 
   Args:
@@ -50,22 +83,23 @@ def precision_and_loss(model, examples, batch_size):
     batch_size: images at a time; the last batch takes what is left.
 
   Returns:
-    The share of images whose largest logit is the label's, and the mean cross entropy, floats.
+    `Measured`.
   """
   model = fold_batch_norms(model)  # In inference the same, and faster.
 
   @tf.function(reduce_retracing=True)
-  def sums(images, labels):
+  def infer(images, labels):
     logits = model(input_pipeline.standardize(images), training=False)
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    correct = tf.equal(tf.argmax(logits, axis=1, output_type=labels.dtype), labels)
-    return tf.reduce_sum(tf.cast(correct, tf.int64)), tf.reduce_sum(tf.cast(loss, tf.float64))
+    classes = tf.argmax(logits, axis=1, output_type=tf.int32)
+    return tf.reduce_sum(tf.cast(loss, tf.float64)), classes, tf.reduce_max(tf.nn.softmax(logits), axis=1)
 
-  correct, loss = 0, 0.0
-  for batch in tf.data.Dataset.from_tensor_slices(tuple(examples)).batch(batch_size):
-    batch_correct, batch_loss = sums(*batch)
-    correct, loss = correct + int(batch_correct), loss + float(batch_loss)
-  return correct / len(examples.labels), loss / len(examples.labels)
+  batches = tf.data.Dataset.from_tensor_slices(tuple(examples)).batch(batch_size)
+  losses, classes, probabilities = zip(*(infer(*batch) for batch in batches))
+  classes = np.concatenate(classes)
+  precision = (classes == examples.labels).mean()
+  loss = sum(map(float, losses)) / len(examples.labels)
+  return Measured(float(precision), loss, classes, np.concatenate(probabilities))
 
 
 def _evaluate_forever(config, version, dataset, examples):
@@ -90,31 +124,45 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     raise UserError(f"--model is {config.model}, but {version} holds a {model.name}; leave --model out.")
   parameters = model.count_params()
   print(f"total params: {parameters}", flush=True)
-  precision, loss = precision_and_loss(model, examples, config.batch_size)
-  print(f"{timestamp()}: precision @ 1 = {precision:.4f}")
-  print(f"{timestamp()}: test loss = {loss:.4f}", flush=True)
+  measured = measure(model, examples, config.batch_size)
+  print(f"{timestamp()}: precision @ 1 = {measured.precision:.4f}")
+  print(f"{timestamp()}: test loss = {measured.loss:.4f}", flush=True)
   record = {
     "checkpoint_version": config.checkpoint_version,
     "checkpoint_iter": step,
     "dataset": dataset,
     "eval_data": config.eval_data,
     "examples": len(examples.labels),
-    "precision": precision,
-    "loss": loss,
+    "precision": measured.precision,
+    "loss": measured.loss,
     "parameters": parameters,
     "multiply_adds": multiply_adds(model),
+    "confusion": measured.confusion(examples.labels).tolist(),
     "time": timestamp(),
   }
   network = check_same()
   try:
     with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
-      tf.summary.scalar("Precision @ 1", precision)
-      tf.summary.scalar("Test loss", loss)
+      tf.summary.scalar("Precision @ 1", measured.precision)
+      tf.summary.scalar("Test loss", measured.loss)
   except tf.errors.OpError as error:
     raise UserError(
       f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
     ) from error
+  if stands_for(record, version.number, version.dataset()):
+    version.write_predictions(_telling(measured, examples, record["time"]))
   version.add_evaluation({**record, "network": network})
+
+
+def _telling(measured, examples, time):
+  """Some `Predictions`: of the first image of each class, and the mistakes with the highest probabilities."""
+  _, first = np.unique(examples.labels, return_index=True)
+  wrong = np.flatnonzero(measured.classes != examples.labels)
+  surest = wrong[np.argsort(-measured.probabilities[wrong], kind="stable")][:SUREST_MISTAKES]
+  all_of_them = Predictions(
+    examples.images, examples.labels, measured.classes, np.nan_to_num(measured.probabilities), time
+  )
+  return all_of_them[np.concatenate([first, surest])]
 
 
 def _other_dataset(config, version, dataset):

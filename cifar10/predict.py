@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from cifar10.config import PredictConfig, check
 from cifar10.console import say
-from cifar10.datasets.examples import CLASS_NAMES, IMAGE_SHAPE, SYNTHETIC_CLASS_NAMES
+from cifar10.datasets.examples import CLASSES, IMAGE_SHAPE
 from cifar10.errors import UserError, first_line
 from cifar10.image_size import image_size
 from cifar10.input_pipeline import standardize
@@ -13,7 +13,6 @@ from cifar10.version.files import MOST_BYTES, read
 
 # Decoding takes some 20 bytes for each.
 MOST_PIXELS = 1 << 26
-NAMES = {"cifar10": CLASS_NAMES, "synthetic": SYNTHETIC_CLASS_NAMES}
 
 
 def predict(config: PredictConfig):
@@ -26,7 +25,7 @@ def predict(config: PredictConfig):
   version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
   network, _, damage = version.load(config.checkpoint_iter)
   say(*damage)
-  class_names = NAMES[version.own_dataset(config.dataset)]
+  class_names = CLASSES[version.own_dataset(config.dataset)]
   complaints = []
   for path in config.images:
     try:

@@ -1,10 +1,10 @@
 """Measures in one run how fast this machine trains, evaluates and predicts, full networks and squeezed ones.
 
-python scripts/benchmark.py [--parts steps,loop,evaluation,inference] [--dataset cifar10] [--steps 300] [--json FILE]
+python scripts/benchmark.py [--parts steps,loop,evaluation,inference,pruned] [--dataset cifar10] [--json FILE]
 
 Times are medians, with the fastest and the slowest, after a warm-up; what is to be compared takes turns, so that a busy
-machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-adds of the full one. Needs the extra
-`export` for LiteRT and ONNX.
+machine slows all of it alike. The squeezed resnet20 has 0.64 of the multiply-adds of the full one, the pruned ones at
+most as many. Needs the extra `export` for LiteRT and ONNX.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from cifar10.console import table, table_row
 from cifar10.quiet import quietly
 
 with quietly():
+  import keras
   import tensorflow as tf
 
   from cifar10.batch_norm import fused
@@ -30,7 +31,7 @@ with quietly():
   from cifar10.input_pipeline import load as load_data
   from cifar10.input_pipeline import standardize
   from cifar10.models import resnet20
-  from cifar10.pruning import fold_batch_norms, multiply_adds, squeeze
+  from cifar10.pruning import fold_batch_norms, multiply_adds, prune, squeeze
   from cifar10.pruning.timing import seconds_in_turns
   from cifar10.version.metrics import read_metrics
 
@@ -49,6 +50,8 @@ SQUEEZED_WIDTHS = {
   "g2b2c0": 26,
 }
 ROUNDINGS = (1, 8, 16)
+PUBLISHED = pathlib.Path(__file__).parent.parent / "cifar10/published/resnet20_1/model.keras"
+PRUNED_SHARE = 0.64
 RUNTIMES = {"TensorFlow": "saved_model", "LiteRT": "litert", "ONNX Runtime": "onnx"}
 
 
@@ -139,8 +142,17 @@ def evaluation(arguments):
 
 
 def inference(arguments):
-  """Full and squeezed networks, batch norms folded, by three runtimes; widths rounded up."""
-  networks = plain_networks()
+  """Full and squeezed networks by three runtimes; widths rounded up."""
+  return by_runtime(arguments, plain_networks())
+
+
+def pruned(arguments):
+  """Full and pruned networks by three runtimes; widths rounded to the nearer multiple."""
+  return by_runtime(arguments, pruned_networks())
+
+
+def by_runtime(arguments, networks):
+  """Networks, batch norms folded, by three runtimes."""
   work = {name: multiply_adds(network) for name, network in networks.items()}
   rows = []
   by_size = [name for size in (1, BATCH_SIZE) for name in (f"batch {size}", "of full", "saved")]
@@ -162,12 +174,17 @@ def inference(arguments):
   return rows
 
 
-PARTS = {"steps": steps, "loop": loop, "evaluation": evaluation, "inference": inference}
+PARTS = {"steps": steps, "loop": loop, "evaluation": evaluation, "inference": inference, "pruned": pruned}
 
 
 def plain_networks():
   """The full network and the squeezed ones by name, in standard Keras layers."""
   return {"full": resnet20()} | {f"squeezed, widths of {each}": squeezed_resnet20(each) for each in ROUNDINGS}
+
+
+def pruned_networks():
+  """The full network and the pruned ones by name."""
+  return {"full": resnet20()} | {f"pruned, widths of {each}": pruned_resnet20(each) for each in ROUNDINGS}
 
 
 def squeezed_resnet20(multiple_of):
@@ -177,6 +194,12 @@ def squeezed_resnet20(multiple_of):
     gamma = network.get_layer(f"{name}_bn").gamma
     gamma.assign(tf.cast(tf.range(gamma.shape[0]) < width, tf.float32))
   return squeeze(network, multiple_of=multiple_of)[0]
+
+
+def pruned_resnet20(multiple_of):
+  """The published, sparsely trained resnet20, pruned to 0.64 of its multiply-adds."""
+  network = keras.saving.load_model(PUBLISHED)
+  return prune(network, multiply_adds=PRUNED_SHARE, multiple_of=multiple_of, verify=False)[0]
 
 
 def training_operations(network):

@@ -4,26 +4,27 @@ CIFAR10_DATA_DIR=data python scripts/compare_importances.py cifar10/published/re
 """
 
 import argparse
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
-
-from cifar10 import input_pipeline
 from cifar10.config import DATASETS
 from cifar10.console import table, table_row
 from cifar10.errors import UserError
-from cifar10.evaluate import precision_and_loss
-from cifar10.pruning import prune, recalibrate
+from cifar10.quiet import quietly
+
+with quietly():
+  import keras
+
+  from cifar10 import input_pipeline
+  from cifar10.evaluate import precision_and_loss
+  from cifar10.pruning import prune, recalibrate
+  from cifar10.pruning.importance import taylor
 
 IMPORTANCES = ("gamma", "l1", "l2", "taylor", "random")
 SHARES = (0.8, 0.6, 0.4)
-EXAMPLES = 512  # For measured means and gradients.
+EXAMPLES = 256  # For measured means and gradients.
 BATCH_SIZE = 125
-RECALIBRATION_BATCHES = 60
+RECALIBRATION_BATCHES = 20
 
 
 def main():
@@ -40,17 +41,14 @@ def main():
   print(f"unpruned: {precision_and_loss(model, test, BATCH_SIZE)[0]:.4f}\n")
   inputs, targets = input_pipeline.standardize(training.images[:EXAMPLES]), training.labels[:EXAMPLES]
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  measured = taylor(model, inputs, targets, loss)
   ways = {"zero": {"left_behind": "zero"}, "mean by batch norms": {}, "mean of examples": {"inputs": inputs}}
   print(table(["multiply-adds", "importance", "parameters", *ways, "recalibrated"]))
   for share in SHARES:
     for name in IMPORTANCES:
-      given = {"inputs": inputs, "targets": targets, "loss": loss} if name == "taylor" else {}
-      cells = []
-      for way, how in ways.items():
-        if name == "taylor" and way == "mean by batch norms":
-          cells.append("")
-          continue
-        smaller, report = prune(model, multiply_adds=share, importance=name, verify=False, **given | how)
+      importance, cells = measured if name == "taylor" else name, []
+      for how in ways.values():
+        smaller, report = prune(model, multiply_adds=share, importance=importance, verify=False, **how)
         cells.append(f"{precision_and_loss(smaller, test, BATCH_SIZE)[0]:.4f}")
       recalibrate(smaller, batches(training.images))
       cells.append(f"{precision_and_loss(smaller, test, BATCH_SIZE)[0]:.4f}")

@@ -7,26 +7,26 @@ Torch-Pruning prunes step by step until the network is within the budget.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
-import numpy as np
-import torch
-import torch_pruning
-from torch import nn
-
-from cifar10 import input_pipeline
 from cifar10.config import DATASETS
 from cifar10.console import table, table_row
 from cifar10.errors import UserError
-from cifar10.pruning import multiply_adds, prune
+from cifar10.quiet import quietly
 
-STEPS = 400  # Of Torch-Pruning, to all channels.
+with quietly():
+  import keras
+  import numpy as np
+  import torch
+  import torch_pruning
+  from torch import nn
+
+  from cifar10 import input_pipeline
+  from cifar10.pruning import multiply_adds, prune
+
+STEPS = 100  # Of Torch-Pruning, to all channels.
 BATCH_SIZE = 500
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -19,10 +19,10 @@ TRAIN_TINY = (sys.executable, str(pathlib.Path(__file__).with_name("train_tiny.p
 change = dataclasses.replace
 
 
-def build_tiny_network(name="cnn4"):
-  """A network that trains in no time; it has one gated gamma of 4 channels, conv1_bn's."""
+def build_tiny_network(name="cnn4", filters=4):
+  """A network that trains in no time; it has one gated gamma, conv1_bn's."""
   images = keras.Input((32, 32, 3), name="images")
-  x = layers.Conv2D(4, 5, strides=4, padding="same", use_bias=False, name="conv1")(images)
+  x = layers.Conv2D(filters, 5, strides=4, padding="same", use_bias=False, name="conv1")(images)
   x = layers.BatchNormalization(momentum=0.999, name="conv1_bn")(x)
   x = layers.ReLU(name="conv1_relu")(x)
   x = layers.Conv2D(10, 8, use_bias=False, name="softmax_linear")(x)

@@ -71,7 +71,10 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
   state = TrainingState(model)
   checkpoints.restore(directory(config.checkpoint_dir, 1), state, step)
   examples = Examples(*(array[:300] for array in synthetic["test"]))
-  precision, loss = reference_figures(averaged_model(state), examples)
+  network = averaged_model(state)
+  precision, loss = reference_figures(network, examples)
+  probabilities = tf.nn.softmax(network(input_pipeline.standardize(examples.images))).numpy()
+  classes = probabilities.argmax(axis=1)
   assert record == {
     "checkpoint_version": 1,
     "checkpoint_iter": 20,
@@ -82,6 +85,7 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
     "loss": pytest.approx(loss, rel=1e-5),
     "parameters": tiny_network.count_params(),
     "multiply_adds": 8 * 8 * 25 * 3 * 4 + 64 * 4 * 10,
+    "confusion": tf.math.confusion_matrix(examples.labels, classes, 10).numpy().tolist(),
     "network": version(config.checkpoint_dir, 1).network_checksum(),
   }
   events = [
@@ -90,6 +94,25 @@ def test_an_evaluation_is_recorded(config, tiny_network, synthetic, tmp_path):
     for event in tf.compat.v1.train.summary_iterator(str(path))
   ]
   assert {value.tag for event in events for value in event.summary.value} == {"Precision @ 1", "Test loss"}
+
+
+def test_predictions_of_a_version_are_recorded_with_their_images(config, synthetic):
+  evaluate(change(config, eval_data="train_eval", checkpoint_iter=0))
+  evaluate(config)  # Of a training checkpoint, which does not stand for version 1.
+  ours = version(config.checkpoint_dir, 1)
+  assert ours.predictions() is None
+  evaluate(change(config, checkpoint_iter=0))
+  predictions = ours.predictions()
+  assert predictions.evaluation == records(config)[-1]["time"]
+  images, labels = (array[:300] for array in synthetic["test"])
+  probabilities = tf.nn.softmax(ours.network()(input_pipeline.standardize(images))).numpy()
+  classes, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+  wrong = [at for at in np.argsort(-surest) if classes[at] != labels[at]][:6]
+  chosen = [*range(10), *wrong]  # The classes of the synthetic data take turns.
+  np.testing.assert_array_equal(predictions.images, images[chosen])
+  np.testing.assert_array_equal(predictions.labels, labels[chosen])
+  np.testing.assert_array_equal(predictions.classes, classes[chosen])
+  np.testing.assert_allclose(predictions.probabilities, surest[chosen], rtol=1e-4)
 
 
 def test_a_record_names_the_network_that_was_evaluated(config, tiny_network, monkeypatch):

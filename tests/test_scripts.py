@@ -9,13 +9,18 @@ import time
 
 import applications
 import benchmark
+import compare_importances
 import compare_squeezes
+import compare_thresholds
+import keras
+import prune_applications
 import pytest
 import sweep
 from helpers import build_tiny_network
 
 from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
+from cifar10.pruning import multiply_adds
 from cifar10.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -270,6 +275,55 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
   assert before > exact >= paper
 
 
+def test_thresholds_are_compared_and_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys, synthetic):
+  few = Examples(*(array[:100] for array in synthetic["test"]))
+  monkeypatch.setattr(compare_thresholds.input_pipeline, "load", lambda dataset, split: few)
+  monkeypatch.setattr(compare_thresholds, "STEPS_BETWEEN_LOOKS", 1)
+  monkeypatch.setattr(compare_thresholds, "CALIBRATION_BATCHES", 1)
+  tiny = {"tiny": lambda images: keras.layers.Flatten()(build_tiny_network()(images))}
+  monkeypatch.setattr(compare_thresholds, "NETWORKS", tiny)
+  arguments = ["--networks=tiny", "--steps=4", "--batch_size=4", "--l1_penalty=5", "--dataset=synthetic"]
+  monkeypatch.setattr(sys, "argv", ["compare_thresholds.py", str(tmp_path / "rows.jsonl"), *arguments])
+  compare_thresholds.main()
+  rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+  assert [row["thresholds"] for row in rows] == list(compare_thresholds.THRESHOLDS)
+  for row in rows:
+    assert row["fake_sparsity"] >= 0.5
+    assert row["parameters_after"] < row["parameters_before"]
+    assert row["sparsifying_steps"] <= 8
+  shown = capsys.readouterr().out.splitlines()
+  compare_thresholds.main()
+  assert capsys.readouterr().out.splitlines() == shown[-6:]
+  assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+  monkeypatch.setattr(sys, "argv", ["compare_thresholds.py", str(tmp_path / "rows.jsonl"), "--networks=other"])
+  with pytest.raises(SystemExit, match="--networks has other; expected some of tiny"):
+    compare_thresholds.main()
+
+
+def test_the_table_of_pruned_applications_shows_that_the_budget_is_met(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["prune_applications.py", "--network=MobileNetV2", "--multiple_of=8"])
+  prune_applications.main()
+  _, _, row = capsys.readouterr().out.splitlines()
+  cells = row.strip("| ").split(" | ")
+  assert float(cells[2]) < float(cells[1])
+  assert 0.45 < float(cells[5]) <= 0.5
+  monkeypatch.setattr(sys, "argv", ["prune_applications.py", "--network=MobileNetV2", "--share=0.001"])
+  prune_applications.main()
+  assert "the least is" in capsys.readouterr().out
+
+
+def test_importances_are_compared_on_the_test_set(tmp_path, monkeypatch, capsys, synthetic):
+  monkeypatch.setattr(compare_importances.input_pipeline, "load", lambda dataset, split: synthetic[split])
+  monkeypatch.setattr(compare_importances, "RECALIBRATION_BATCHES", 1)
+  monkeypatch.setattr(compare_importances, "SHARES", (0.6,))
+  build_tiny_network(filters=8).save(tmp_path / "model.keras")
+  monkeypatch.setattr(sys, "argv", ["compare_importances.py", str(tmp_path / "model.keras")])
+  compare_importances.main()
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(" | ")[1] for line in lines[-5:]] == list(compare_importances.IMPORTANCES)
+  assert all(len(line.split(" | ")) == 7 for line in lines[-5:])
+
+
 def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, synthetic):
   few = Examples(*(array[:100] for array in synthetic["test"]))
   monkeypatch.setattr(benchmark, "load_data", lambda dataset, split: few)
@@ -278,6 +332,7 @@ def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys
   monkeypatch.setattr(
     benchmark, "plain_networks", lambda: {name: build_tiny_network() for name in ("full", "squeezed")}
   )
+  monkeypatch.setattr(benchmark, "pruned_networks", lambda: {name: build_tiny_network() for name in ("full", "pruned")})
   arguments = ["--rounds=2", "--steps=20", f"--json={tmp_path / 'rows.json'}"]
   monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
   benchmark.main()
@@ -295,17 +350,26 @@ def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys
     (runtime, batch_size, name)
     for runtime in ("TensorFlow", "LiteRT", "ONNX Runtime")
     for batch_size in (1, 5)
-    for name in ("full", "squeezed")
+    for name in ("full", "squeezed", "full", "pruned")
   )
   output = capsys.readouterr().out
   assert output.count("| float32, cifar10-train |") == 1
   assert output.count("| ONNX Runtime | squeezed |") == 1
+  assert output.count("| ONNX Runtime | pruned |") == 1
 
 
 def test_the_squeezed_network_of_the_benchmark_has_the_widths_that_it_says():
   for multiple_of, widths in ((1, [13, 9, 6, 29, 23, 21, 45, 35, 26]), (8, [16, 16, 8, 32, 24, 24, 48, 40, 32])):
     network = benchmark.squeezed_resnet20(multiple_of)
     assert [network.get_layer(name).filters for name in benchmark.SQUEEZED_WIDTHS] == widths
+
+
+@pytest.mark.parametrize("multiple_of", [8, 16])
+def test_the_pruned_network_of_the_benchmark_has_as_many_multiply_adds_as_it_says(multiple_of):
+  network = benchmark.pruned_resnet20(multiple_of)
+  assert 0.6 < multiply_adds(network) / 41_599_616 <= 0.64
+  filters = [layer.filters for layer in network.layers if hasattr(layer, "filters")]
+  assert all(count % multiple_of == 0 for count in filters[:-1])
 
 
 @pytest.mark.parametrize("argument", ["--parts=steps,walk", "--steps=5", "--rounds=0"])

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, change, deterministic_rows, saved_weights, version
+from helpers import assert_same_weights, build_tiny_network, change, deterministic_rows, saved_weights, version
 
 from cifar10 import input_pipeline
 from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, left_open, names
@@ -414,6 +414,7 @@ def test_every_flag_is_fixed_or_changes_with_a_notice_or_counts_for_the_run_alon
       "recalibration_batches": 2,
       "penalty_doubling_steps": 50,
       "round_channels_to": 4,
+      "round_channels": "nearest",
       "sync_batch_norm": True,
     },
     {"squeeze_model": True, "stop_at_plateau": True},
@@ -547,6 +548,19 @@ def test_widths_are_rounded_up(after):
   train(change(config, l1_penalty=30.0, max_steps=21, round_channels_to=4))
   assert version(config, 1).network().get_layer("conv1").filters == 4
   assert version(config, 0).read_stage()[0].finished.multiple_of == 4
+
+
+@pytest.mark.parametrize(("rounding", "filters", "exact"), [("up", 8, True), ("nearest", 4, False)])
+def test_widths_are_rounded_to_the_nearer_multiple(config, monkeypatch, capsys, rounding, filters, exact):
+  network = build_tiny_network(filters=8)
+  network.get_layer("conv1_bn").gamma.assign([0, 0, 0, 1, 1, 0.9, 1, 1])
+  monkeypatch.setattr(hand_over, "averaged_model", lambda state: network)
+  train(change(config, round_channels_to=4, round_channels=rounding))
+  assert version(config, 1).network().get_layer("conv1").filters == filters
+  finished = version(config, 0).read_stage()[0].finished
+  assert (finished.multiple_of, finished.rounding, finished.exact) == (4, rounding, exact)
+  assert (finished.self_check.largest_difference < 1e-4) == exact
+  assert ("the nearest multiples of 4: channels that were not dead went too" in capsys.readouterr().out) != exact
 
 
 def test_compiled_by_xla_training_computes_the_same(config, trained_once, monkeypatch):

@@ -1,13 +1,13 @@
 """`cifar10-report`: writes a page about chains of checkpoint versions."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import ReportConfig
 
 USAGE = """cifar10-report writes one HTML page and PNG pictures about a chain of checkpoint versions, or several:
-precision against parameters and multiply-adds, channels kept, gammas, the course of the training, what is missing.
+parameters, multiply-adds and precision before and after, channels kept, classes, predictions, the course of the
+training, gammas, what is missing.
 """
 
 
@@ -17,7 +17,6 @@ def main(argv=None):
 
 
 def _report(config):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   from cifar10.report import report
 
   report(config)

@@ -106,17 +106,18 @@ def fewest(steps: Sequence[Step], stay: np.ndarray, fits: Callable[[np.ndarray],
   return chosen
 
 
-def evenly(steps: Sequence[Step], share: float | None) -> list[Step]:
-  """The steps that leave a share of the channels of each kind: no more where one goes at a time, else about that.
+def evenly(steps: Sequence[Step], share: float | None, multiple_of: int) -> list[Step]:
+  """The steps that leave a share of the channels of each kind: the nearest multiple, or no more if there is none.
 
   Args:
     steps: as for `within`.
     share: of the channels of each kind; None for as many as are not dead.
+    multiple_of: what the steps keep widths multiples of.
   """
 
   def goes(step):
     target = step.living if share is None else share
-    if len(step.ids) == 1:
+    if multiple_of == 1:
       return step.before > target + ROUNDING
     down, up = target - step.after, step.before - target
     return up > down + ROUNDING if share is None else up >= down - ROUNDING

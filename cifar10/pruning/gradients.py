@@ -1,5 +1,6 @@
 """Gradients of a loss in the weights of a model, on any backend of Keras."""
 
+import importlib
 from collections.abc import Callable
 
 import keras
@@ -19,27 +20,26 @@ def gradients(model: keras.Model, inputs: Arrays, targets: Arrays, loss: Callabl
     loss: function of (targets, outputs) to losses, one an example or one altogether, as Keras' losses are.
   """
   variables = model.trainable_variables
-  found = GRADIENTS[keras.backend.backend()](model, variables, inputs, lambda y: keras.ops.mean(loss(targets, y)))
+
+  def mean_loss(outputs):
+    return keras.ops.mean(loss(targets, outputs))
+
+  name = keras.backend.backend()
+  found = GRADIENTS[name](importlib.import_module(name), model, variables, inputs, mean_loss)
   return {
     id(variable): np.zeros(variable.shape) if gradient is None else to_float64(gradient)
     for variable, gradient in zip(variables, found, strict=True)
   }
 
 
-def _with_tensorflow(model, variables, inputs, mean_loss):
-  import tensorflow as tf
-
-  with tf.GradientTape() as tape:
+def _with_tensorflow(tensorflow, model, variables, inputs, mean_loss):
+  with tensorflow.GradientTape() as tape:
     value = mean_loss(model(inputs, training=False))
-  return [
-    None if gradient is None else tf.convert_to_tensor(gradient)
-    for gradient in tape.gradient(value, [variable.value for variable in variables])
-  ]
+  found = tape.gradient(value, [variable.value for variable in variables])
+  return [None if gradient is None else tensorflow.convert_to_tensor(gradient) for gradient in found]
 
 
-def _with_jax(model, variables, inputs, mean_loss):
-  import jax
-
+def _with_jax(jax, model, variables, inputs, mean_loss):
   others = [variable.value for variable in model.non_trainable_variables]
 
   def value(trainable):
@@ -48,9 +48,7 @@ def _with_jax(model, variables, inputs, mean_loss):
   return jax.grad(value)([variable.value for variable in variables])
 
 
-def _with_torch(model, variables, inputs, mean_loss):
-  import torch
-
+def _with_torch(torch, model, variables, inputs, mean_loss):
   value = mean_loss(model(inputs, training=False))
   return torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True)
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from cifar10.pruning.channel_groups import Groups, kernel_of
 from cifar10.pruning.gradients import gradients
-from cifar10.pruning.groups import Groups, kernel_of
 from cifar10.pruning.inputs import Arrays, batches
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import to_float64

@@ -158,6 +158,8 @@ class ProximalOptimizer(Thresholding, keras.optimizers.Optimizer):
   def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
     """A step of the inner optimizer, then one of this one, whose step is the threshold."""
     if not self.built:
+      if trainable_variables is None:
+        raise ValueError("ProximalOptimizer is not built yet; pass trainable_variables, or call build with them before")
       self.build(list(trainable_variables))
     trained = list(self._trained.values() if trainable_variables is None else trainable_variables)
     scale, inner = self.loss_scale_factor, self.inner_optimizer

@@ -227,7 +227,7 @@ def _pruned(model, budget, wishes):
     return _Pruned(graph, decisions, pieces, report_of(graph, decisions, pieces))
 
   if budget is None or budget.name == "channels":
-    return outcome(evenly(steps, None if budget is None else budget.given))
+    return outcome(evenly(steps, None if budget is None else budget.given, wishes.multiple_of))
   pruned = within(budget, steps, stay, counts, outcome)
   if pruned is None:
     least, whole = budget.left(outcome(steps).report), getattr(counts, budget.name)

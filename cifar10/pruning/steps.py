@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.channel_groups import Groups, groups_of
 from cifar10.pruning.counting import Counts
-from cifar10.pruning.groups import Groups, groups_of
 from cifar10.pruning.importance import Importance, relative
 
 

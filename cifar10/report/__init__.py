@@ -5,7 +5,6 @@ import pathlib
 from cifar10.config import ReportConfig, check
 from cifar10.errors import UserError, first_line, how_to_install
 from cifar10.report.facts import read_chain
-from cifar10.report.page import page
 from cifar10.version.files import atomic_file
 
 PAGE_FILE = "index.html"
@@ -15,10 +14,10 @@ def report(config: ReportConfig):
   """Writes the page and its pictures; prints where they are.
 
   Raises:
-    UserError: a chain has no version directory, matplotlib is missing, or the page cannot be written.
+    UserError: a chain has no version directory, matplotlib or jinja2 is missing, or the page cannot be written.
   """
   check(config)
-  pictures = _load_pictures()
+  page, pictures = _load()
   train_dirs = list(dict.fromkeys(config.train_dir))
   several = len(train_dirs) > 1
   chains = [read_chain(train_dir, name) for train_dir, name in zip(train_dirs, _names(train_dirs))]
@@ -32,16 +31,16 @@ def report(config: ReportConfig):
   print(f"{directory / PAGE_FILE} and {len(files) - 1} pictures are written.")
 
 
-def _load_pictures():
+def _load():
+  """The function of the page, and the module of the pictures."""
   try:
     from cifar10.report import pictures
+    from cifar10.report.page import page
   except ModuleNotFoundError as error:
-    if error.name != "matplotlib":
+    if error.name not in ("jinja2", "matplotlib"):
       raise
-    raise UserError(
-      f"the report's pictures need matplotlib, which is not installed: {how_to_install('report')}."
-    ) from error
-  return pictures
+    raise UserError(f"the report needs {error.name}, which is not installed: {how_to_install('report')}.") from error
+  return page, pictures
 
 
 def _names(train_dirs):

@@ -8,12 +8,13 @@ import re
 import numpy as np
 
 from cifar10.errors import UserError, first_line
-from cifar10.pruning import multiply_adds
+from cifar10.report.stages import name_of
 from cifar10.version.directory import Version
-from cifar10.version.evaluations import EVALUATIONS_FILE, newest_of, number
+from cifar10.version.evaluations import EVALUATIONS_FILE, is_on_own_test_images, newest_of, number
 from cifar10.version.files import is_cut
 from cifar10.version.metrics import GAMMAS_FILE, METRICS_FILE
-from cifar10.version.network import members
+from cifar10.version.network import costs, members
+from cifar10.version.predictions import Predictions
 from cifar10.version.stage import STAGE_FILE, Stage
 
 
@@ -23,11 +24,14 @@ class Facts:
 
   Attributes:
     version: the `Version`.
+    name: what to call it after what made it; "" if that is unknown.
     stage: what is recorded of the stage that starts from it, a `Stage`; None if unknown.
     squeeze: the report of the squeeze that ended the stage, a dict; None before.
     rows: of `metrics.csv`, dicts.
     gammas: step to path to gammas, (channels,) float32.
     evaluation: the record of its newest evaluation on test images, a dict; None without one.
+    evaluations: the records of all evaluations on test images, of training checkpoints too, dicts.
+    predictions: some `Predictions` of `evaluation`; None without.
     exports: dicts, as `export.json` lists them.
     parameters: how many the network has; None if unknown.
     multiply_adds: of the network for one image; None if unknown.
@@ -36,11 +40,14 @@ class Facts:
   """
 
   version: Version
+  name: str = ""
   stage: Stage | None = None
   squeeze: dict | None = None
   rows: list = dataclasses.field(default_factory=list)
   gammas: dict = dataclasses.field(default_factory=dict)
   evaluation: dict | None = None
+  evaluations: list = dataclasses.field(default_factory=list)
+  predictions: Predictions | None = None
   exports: list = dataclasses.field(default_factory=list)
   parameters: int | None = None
   multiply_adds: int | None = None
@@ -80,9 +87,11 @@ def read_chain(train_dir, name):
       f"there is no directory {train_dir}_0 nor of another version; give a --train_dir that cifar10-train was given."
     )
   versions = [_read_version(Version(train_dir, number), is_last=number == numbers[-1]) for number in numbers]
-  before = {facts.number + 1: facts.squeeze for facts in versions}
+  by_number = {facts.number: facts for facts in versions}
   for facts in versions:
-    _set_costs(facts, before.get(facts.number))
+    before = by_number.get(facts.number - 1, Facts(None))
+    facts.name = name_of(facts.number, before.stage, before.squeeze)
+    _set_costs(facts, before.squeeze)
   return Chain(name, versions, [_gap(low, high) for low, high in itertools.pairwise(numbers) if high > low + 1])
 
 
@@ -101,7 +110,7 @@ def _gap(low, high):
 
 def _read_version(version, is_last):
   facts = Facts(version)
-  readers = (_read_stage, _read_rows, _read_gammas, _read_evaluation, _read_exports, _check_network)
+  readers = (_read_stage, _read_rows, _read_gammas, _read_evaluation, _read_predictions, _read_exports, _check_network)
   for read in readers:
     try:
       read(facts)
@@ -162,10 +171,11 @@ def _read_evaluation(facts):
   records, unreadable = facts.version.evaluations()
   if unreadable:
     facts.missing.append(f"{unreadable} of {len(records) + unreadable} lines of {path} cannot be read.")
-  facts.evaluation = newest_of(records, facts.number, facts.version.dataset())
+  dataset, tests = facts.version.dataset(), [record for record in records if record["eval_data"] == "test"]
+  facts.evaluations = [record for record in records if is_on_own_test_images(record, dataset)]
+  facts.evaluation = newest_of(records, facts.number, dataset)
   if facts.evaluation:
     return
-  dataset, tests = facts.version.dataset(), [record for record in records if record["eval_data"] == "test"]
   if tests and all(record.get("dataset", dataset) != dataset for record in tests) and dataset:
     facts.missing.append(f"{path} tells of other data than {dataset}, on which it was trained; cifar10-eval makes one.")
   elif tests:
@@ -175,6 +185,12 @@ def _read_evaluation(facts):
     )
   else:
     facts.missing.append(f"There is no evaluation on test images in {facts.version}; cifar10-eval makes one.")
+
+
+def _read_predictions(facts):
+  predictions = facts.version.predictions()
+  if predictions and facts.evaluation and predictions.evaluation == facts.evaluation.get("time"):
+    facts.predictions = predictions
 
 
 def _read_exports(facts):
@@ -198,20 +214,18 @@ def _check_network(facts):
 
 
 def _set_costs(facts, squeeze_before):
-  """Parameters and multiply-adds, from records where they have them: loading a network takes seconds."""
+  """Parameters and multiply-adds, from records where they have them, else read off the file of the network."""
   known = [
     _costs(facts.evaluation, ""),
     _costs(squeeze_before, "_after"),
     _costs(facts.squeeze, "_before"),
   ]
-  costs = next((pair for pair in known if None not in pair), None)
-  if not costs and facts.version.has_network():
-    try:
-      network = facts.version.network()
-      costs = network.count_params(), multiply_adds(network)
-    except UserError as error:
-      facts.missing.append(_sentence(str(error), facts.version))
-  facts.parameters, facts.multiply_adds = costs or (None, None)
+  found = next((pair for pair in known if None not in pair), None) or costs(facts.version.path)
+  facts.parameters, facts.multiply_adds = found
+  if None in found and facts.version.has_network():
+    facts.missing.append(
+      f"What {facts.version.model_path} computes is not recorded, nor plain from it; cifar10-eval records it."
+    )
 
 
 def _costs(record, suffix):

@@ -8,7 +8,7 @@ from cifar10 import input_pipeline
 from cifar10.console import say
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError, first_line
-from cifar10.pruning import recalibrate, squeeze
+from cifar10.pruning import prune, recalibrate, squeeze
 from cifar10.pruning.comparing import output_differences
 from cifar10.training.settling import is_trained
 from cifar10.training.step import batch_seed
@@ -67,12 +67,17 @@ def squeeze_into(version, trainer, examples, replaceable):
   """
   config = trainer.config
   network = averaged_model(trainer.state)
-  smaller, report = squeeze(network, exact=config.exact_squeeze, multiple_of=config.round_channels_to)
+  smaller, report = _squeezed(config, network, examples)
   self_check = _self_check(network, smaller, examples)
   print(
     f"squeezed {report.parameters_before} parameters to {report.parameters_after}; on {self_check.images} training "
     f"images logits differ by {self_check.largest_difference:.2g} at most and {self_check.agreeing} predictions agree."
   )
+  if _is_pruned(config):
+    print(
+      f"widths are the nearest multiples of {config.round_channels_to}: channels that were not dead went too, so the "
+      "network computes something else; fine-tune it."
+    )
   if config.recalibration_batches:
     recalibrate(smaller, _next_batches(trainer, examples))
     print(f"moving statistics are recomputed on {config.recalibration_batches} training batches.")
@@ -87,11 +92,12 @@ def squeeze_into(version, trainer, examples, replaceable):
   print(f"{version.model_path} is written.")
   return Finished(
     trainer.step,
-    config.exact_squeeze,
+    config.exact_squeeze and not _is_pruned(config),
     config.round_channels_to,
     config.recalibration_batches,
     self_check,
     dataclasses.asdict(report),
+    config.round_channels,
   )
 
 
@@ -116,6 +122,20 @@ def _write(version, network, overwrite, replaceable):
       f"{version} keeps {', '.join(others)}; evaluations and exports of another network count no more: "
       "--overwrite clears the directory."
     )
+
+
+def _is_pruned(config):
+  """Whether channels that are not dead may go."""
+  return config.round_channels == "nearest" and config.round_channels_to > 1
+
+
+def _squeezed(config, network, examples):
+  """The squeezed network and the report, with widths as the settings have them."""
+  multiple_of = config.round_channels_to
+  if not _is_pruned(config):
+    return squeeze(network, exact=config.exact_squeeze, multiple_of=multiple_of)
+  images = input_pipeline.standardize(examples.images[:SELF_CHECK_IMAGES])
+  return prune(network, multiple_of=multiple_of, importance="gamma", inputs=images, verify=False)
 
 
 def _self_check(network, smaller, examples):

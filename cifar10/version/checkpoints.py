@@ -1,12 +1,10 @@
-"""The training checkpoints of a version, `model.ckpt-<step>.*`, by TensorFlow."""
-
-import re
-import shutil
+"""The training checkpoints of a version, `model.ckpt-<step>.*`, saved and restored by TensorFlow."""
 
 import tensorflow as tf
 
 from cifar10.errors import UserError, first_line
 from cifar10.version import files
+from cifar10.version.checkpoint_files import checkpoint_steps, remove_unfinished
 
 KEPT_CHECKPOINTS = 5
 # What TensorFlow raises where a checkpoint is whole but of another network, or for want of memory or rights.
@@ -37,22 +35,6 @@ def save(directory, state, step, **trackables):
   for each in set(steps) - set(kept):
     (directory / f"model.ckpt-{each}.index").unlink()
   remove_unfinished(directory)
-
-
-def checkpoint_steps(directory):
-  """The steps at which training checkpoints stand in a directory, ascending."""
-  names = (re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name) for path in directory.glob("*.index"))
-  return sorted(int(name[1]) for name in names if name)
-
-
-def remove_unfinished(directory):
-  """Removes what is left of training checkpoints that were not saved whole, or whose index is gone."""
-  whole = {f"model.ckpt-{step}." for step in checkpoint_steps(directory)}
-  for path in [*directory.glob(f"{files.UNFINISHED}model.ckpt-*"), *directory.glob("model.ckpt-*")]:
-    if path.is_dir():
-      shutil.rmtree(path)
-    elif not path.name.startswith(tuple(whole)) or "temp" in path.name:
-      path.unlink()
 
 
 def restore(directory, state, step, **trackables):

@@ -4,35 +4,23 @@
 - `model.ckpt-<step>.*`: the newest five states of the training (`checkpoints.py`);
 - `stage.json`: settings, progress and the squeeze's report, with a checksum (`stage.py`), and as `stage.json.old` what
   it was before;
-- `metrics.csv`, `gammas.npz` (`metrics.py`), `evaluations.jsonl` (`evaluations.py`) and TensorBoard's events
-  (`events.py`).
+- `metrics.csv`, `gammas.npz` (`metrics.py`), `evaluations.jsonl` (`evaluations.py`), `predictions.npz`
+  (`predictions.py`) and TensorBoard's events (`events.py`).
+
+Keras and TensorFlow are imported only where a network is loaded.
 """
 
 import contextlib
 import fcntl
 import os
 import re
-from typing import NamedTuple
-
-import keras
 
 from cifar10.config import DATASETS
-from cifar10.datasets.examples import IMAGE_SHAPE, NUM_CLASSES
-from cifar10.errors import UserError, first_line
-from cifar10.models import MODELS
-from cifar10.training_state import TrainingState, averaged_model
-from cifar10.version import checkpoints, directory_of, evaluations, exports, files, metrics
-from cifar10.version.network import MODEL_FILE, checksum, members
+from cifar10.errors import UserError
+from cifar10.version import directory_of, evaluations, exports, files, metrics, predictions
+from cifar10.version.checkpoint_files import checkpoint_steps
+from cifar10.version.network import MODEL_FILE, checksum
 from cifar10.version.stage import STAGE_FILE, dataset_of, read_stage, write_stage
-from cifar10.version.trial import try_out
-
-
-class Loaded(NamedTuple):
-  """A network, the step of its training checkpoint (0: the one that the version starts from), sentences on damage."""
-
-  network: keras.Model
-  step: int
-  damage: list[str]
 
 
 class Version:
@@ -95,34 +83,9 @@ class Version:
     Raises:
       UserError: it cannot be read, or is no network from images (32, 32, 3) to 10 logits.
     """
-    try:
-      with members(self.model_path):
-        model = keras.models.load_model(self.model_path, compile=False)
-      shapes = (model.input_shape, model.output_shape)
-      types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in (*model.inputs, *model.outputs)]
-    except Exception as error:  # Whatever a damaged or foreign file makes Keras raise.
-      raise UserError(
-        f"{self.model_path} cannot be loaded ({first_line(error)}); remove it, and train the version before it again "
-        "to write it anew."
-      ) from error
-    if shapes != ((None, *IMAGE_SHAPE), (None, NUM_CLASSES)) or model.name not in MODELS:
-      raise UserError(
-        f"{self.model_path} holds a network {model.name!r} of shapes {shapes}; expected one of {', '.join(MODELS)}, "
-        f"from images {IMAGE_SHAPE} to {NUM_CLASSES} logits."
-      )
-    if set(types) != {"float32"}:
-      raise UserError(
-        f"{self.model_path} holds a network from {types[0]} to {types[-1]}; expected float32: remove it, and train the "
-        "version before it again to write it anew."
-      )
-    try:
-      try_out(model)
-    except Exception as error:  # Whatever layers of any kind raise.
-      raise UserError(
-        f"{self.model_path} holds a network that cannot be trained, evaluated and squeezed ({first_line(error)}); "
-        "remove it, and train the version before it again to write it anew."
-      ) from error
-    return model
+    from cifar10.version import loading
+
+    return loading.network(self)
 
   def load(self, iteration=-1):
     """Loads the network that it stands for.
@@ -131,37 +94,18 @@ class Version:
       iteration: step of the training checkpoint; 0: the network that the version starts from; -1: the newest.
 
     Returns:
-      `Loaded`: the `averaged_model` of the training checkpoint, or what `model.keras` holds.
+      `loading.Loaded`: the `averaged_model` of the training checkpoint, or what `model.keras` holds.
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be read.
     """
-    stage, damage = self.read_stage()
-    damage = [damage] if damage else []
-    start = self.network() if self.has_network() else None
-    steps = [0] * (start is not None) + self.checkpoint_steps()
-    step = max(steps, default=None) if iteration == -1 else iteration
-    if step not in steps:
-      there = ", ".join(map(str, steps)) or "none"
-      raise UserError(f"--checkpoint_iter is {iteration}, but {self} has: {there}.")
-    if step == 0:
-      return Loaded(start, 0, damage)
-    state = TrainingState(start or MODELS[stage.flags.model]())
-    if iteration == -1:
-      step, passed_over = checkpoints.restore_newest(self.path, state)
-      damage += passed_over
-      if not step:
-        raise UserError(
-          f"no training checkpoint of {self} can be read; cifar10-train starts the stage again, "
-          "--checkpoint_iter 0 takes the network that it starts from."
-        )
-    else:
-      checkpoints.restore(self.path, state, step)
-    return Loaded(averaged_model(state), step, damage)
+    from cifar10.version import loading
+
+    return loading.load(self, iteration)
 
   def checkpoint_steps(self):
     """The steps of its training checkpoints, ascending."""
-    return checkpoints.checkpoint_steps(self.path)
+    return checkpoint_steps(self.path)
 
   def rows(self):
     """What `metrics.read_metrics` reads."""
@@ -178,6 +122,14 @@ class Version:
   def add_evaluation(self, record):
     """Appends the record of an evaluation, a dict ready for JSON."""
     evaluations.add_evaluation(self.path, record)
+
+  def predictions(self):
+    """What `predictions.read_predictions` reads."""
+    return predictions.read_predictions(self.path)
+
+  def write_predictions(self, chosen):
+    """Writes a few predictions, `predictions.Predictions`."""
+    predictions.write_predictions(self.path, chosen)
 
   def exports(self):
     """What `exports.read_exports` reads."""

@@ -1,12 +1,14 @@
 """The records of evaluations, `evaluations.jsonl`: a line of JSON for each.
 
 A record names, as `network`, the checksum of the network that its version started from. Where that is not the one that
-stands there now, the record tells of another network, and is passed over.
+stands there now, the record tells of another network, and is passed over. `confusion`, None in records from before
+there was one, is how many images of each class (the row) were taken for each (the column).
 """
 
 import json
 import math
 
+from cifar10.datasets.examples import NUM_CLASSES
 from cifar10.version import directory_of
 from cifar10.version.files import MOST_BYTES, append_line, atomic_file, read
 from cifar10.version.network import checksum
@@ -66,10 +68,18 @@ def newest_of(records, number, dataset):
   That is the network that it starts from, which stage V-1 left to version V; of version 0, the network that it became.
   Evaluations on another data set than `dataset`, on which it was trained, do not count; None if that is unknown.
   """
-  own = [record for record in records if dataset is None or record.get("dataset", dataset) == dataset]
-  tests = [record for record in own if record["eval_data"] == "test"]
-  usual = [record for record in tests if (record["checkpoint_iter"] > 0) == (number == 0)]
+  usual = [record for record in records if stands_for(record, number, dataset)]
   return usual[-1] if usual else None
+
+
+def stands_for(record, number, dataset):
+  """Whether an evaluation is one of those of which `newest_of` takes the last."""
+  return is_on_own_test_images(record, dataset) and (record["checkpoint_iter"] > 0) == (number == 0)
+
+
+def is_on_own_test_images(record, dataset):
+  """Whether an evaluation is on the test images of the data set that its version was trained on, None if unknown."""
+  return record["eval_data"] == "test" and (dataset is None or record.get("dataset", dataset) == dataset)
 
 
 def number(value):
@@ -84,6 +94,17 @@ def _record(line):
     record = json.loads(line)
     numbers = {name: number(record[name]) for name in NEEDED}
     others = {name: number(record.get(name)) for name in OTHERS}
+    others["confusion"] = _confusion(record.get("confusion"), others["examples"])
     return None if None in numbers.values() else {**record, **numbers, **others, "eval_data": record["eval_data"]}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     return None
+
+
+def _confusion(rows, examples):
+  """The rows if they are counts of images, `NUM_CLASSES` for each class, that sum up to the examples, else None."""
+  square = isinstance(rows, list) and all(isinstance(row, list) and len(row) == NUM_CLASSES for row in rows)
+  if not square or len(rows) != NUM_CLASSES:
+    return None
+  counts = [count for row in rows for count in row]
+  are_counts = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+  return rows if are_counts and 0 < sum(counts) == examples else None

@@ -4,12 +4,12 @@ import contextlib
 import csv
 import io
 import math
-import zipfile
 
 import numpy as np
 
 from cifar10.errors import UserError
-from cifar10.version.files import MOST_BYTES, atomic_file, opened, read, sync
+from cifar10.version.arrays import read_arrays
+from cifar10.version.files import MOST_BYTES, atomic_file, read, sync
 
 METRICS_FILE = "metrics.csv"
 GAMMAS_FILE = "gammas.npz"
@@ -121,12 +121,8 @@ def read_gammas(directory):
   path = directory / GAMMAS_FILE
   if not path.exists():
     return {}
-  with opened(path, MOST_BYTES, ADVICE) as file, _damage_is_said(path):
-    if sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > MOST_BYTES:
-      raise ValueError(f"it unpacks to more than {MOST_BYTES} bytes")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as stored:
-      arrays = {name: stored[name] for name in stored.files}
+  with _damage_is_said(path):
+    arrays = read_arrays(path, MOST_BYTES, ADVICE)
     steps = arrays.pop("step")
     of_steps = steps.dtype.kind in "iu" and steps.ndim == 1 and all(0 <= step <= LARGEST_STEP for step in steps)
     if not of_steps or not all(_are_gammas(array, len(steps)) for array in arrays.values()):

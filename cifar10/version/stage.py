@@ -40,10 +40,11 @@ class Finished:
 
   Attributes:
     step: the step at which it was squeezed.
-    exact, multiple_of: arguments of `pruning.squeeze`.
+    exact, multiple_of: arguments of `pruning.squeeze`; a network with channels pruned is not exact.
     recalibration_batches: batches on which moving statistics were computed anew.
     self_check: `SelfCheck`.
     report: `pruning.SqueezeReport` as a dict.
+    rounding: "up" or "nearest", how widths became multiples.
   """
 
   step: int
@@ -52,6 +53,7 @@ class Finished:
   recalibration_batches: int = 0
   self_check: SelfCheck | None = None
   report: dict | None = None
+  rounding: str = "up"
 
 
 @dataclasses.dataclass
@@ -190,6 +192,7 @@ def _finished(recorded):
     "step": (_is_count, "a number of steps"),
     "exact": (lambda value: isinstance(value, bool), "true or false"),
     "multiple_of": (_is_count, "a number of channels"),
+    "rounding": (lambda value: value in ("up", "nearest"), "up or nearest"),
     "recalibration_batches": (_is_count, "a number of batches"),
     "report": (lambda value: value is None or isinstance(value, dict), "the report of a squeeze"),
   }

@@ -1,15 +1,49 @@
 """What the tests of pruning share."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 
 from cifar10.pruning.rules import base
 
+# Files that are about TensorFlow's functions, strategies or data sets, which other backends do not have.
+OF_TENSORFLOW = {
+  "test_proximal.py": "steps are compiled by tf.function; test_thresholds.py has the same for all backends",
+  "test_thresholds_on_tensorflow.py": "it is about tf.function and tf.distribute",
+}
+
+
+def pytest_collection_modifyitems(items):
+  """On other backends than TensorFlow, tests of what it alone has are skipped."""
+  if keras.backend.backend() != "tensorflow":
+    for item in items:
+      reason = OF_TENSORFLOW.get(item.path.name)
+      if reason:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients(request):
+  """On PyTorch a tensor with gradients is no array for NumPy; only tests that train need them."""
+  trains = "fitted" in vars(request.module) or "fit(" in inspect.getsource(request.function)
+  if keras.backend.backend() != "torch" or trains:
+    yield
+    return
+  import torch
+
+  with torch.no_grad():
+    yield
+
 
 @pytest.fixture
 def float64():
   """Models built in the test compute in float64, so that equal means equal to 1e-9."""
+  if keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
   floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
   keras.config.set_floatx("float64")
   keras.config.set_dtype_policy("float64")

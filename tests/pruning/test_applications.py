@@ -1,12 +1,12 @@
 """The networks of keras.applications, with 40% of their gammas at 0, squeeze to the same function."""
 
 import numpy as np
+import prune_applications
 import pytest
-import tensorflow as tf
 from applications import NETWORKS, shut_at_random
-from keras import layers
+from keras import layers, ops
 
-from cifar10.pruning import plan, squeeze
+from cifar10.pruning import multiply_adds, plan, plan_prune, prune, squeeze
 
 SMALL = {"MobileNetV2": {"alpha": 0.35}, "MobileNetV3Small": {}, "EfficientNetV2B0": {}, "DenseNet121": {}}
 WITHOUT_GAMMAS = ("InceptionV3", "InceptionResNetV2", "ConvNeXtTiny")
@@ -15,7 +15,7 @@ WITHOUT_GAMMAS = ("InceptionV3", "InceptionResNetV2", "ConvNeXtTiny")
 def outputs(model):
   """Predictions for two images of noise."""
   images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:]))
-  return model(tf.cast(images, model.input.dtype), training=False).numpy().astype("float64")
+  return ops.convert_to_numpy(model(ops.cast(images, model.input.dtype), training=False)).astype("float64")
 
 
 def assert_squeezes(model, tolerance):
@@ -87,3 +87,31 @@ def test_networks_without_gammas_lose_channels_whose_kernels_are_0_in_float32(na
 @pytest.mark.parametrize("name", WITHOUT_GAMMAS)
 def test_networks_without_gammas_lose_channels_whose_kernels_are_0_in_float64(name):
   assert_squeezes_without_gammas(name, 1e-9)
+
+
+def test_a_small_network_is_pruned_to_half():
+  model = prune_applications.network("MobileNetV2", input_shape=(96, 96, 3), classes=10, alpha=0.35)
+  smaller, report = prune(model, multiply_adds=0.5, multiple_of=8, verify=False)
+  assert report.multiply_adds_after == multiply_adds(smaller) <= 0.5 * multiply_adds(model)
+  assert report.parameters_after == smaller.count_params()
+  assert np.isfinite(outputs(smaller)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", prune_applications.NETWORKS)
+def test_all_networks_are_pruned_to_half_or_say_the_least(name):
+  model = prune_applications.network(name)
+  report = plan_prune(model, multiply_adds=0.5)
+  assert 0.49 < report.multiply_adds_after / report.multiply_adds_before <= 0.5
+  with pytest.raises(ValueError, match="the least is"):
+    plan_prune(model, multiply_adds=0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ResNet50", "InceptionV3", "ConvNeXtTiny", "EfficientNetB0", "Xception"])
+def test_pruned_networks_are_what_the_plan_says(name):
+  model = prune_applications.network(name)
+  smaller, report = prune(model, multiply_adds=0.5, verify=False)
+  assert report.multiply_adds_after == multiply_adds(smaller)
+  assert report.parameters_after == smaller.count_params()
+  assert np.isfinite(outputs(smaller)).all()

@@ -71,3 +71,13 @@ def test_training_with_a_logger(model):
   history = model.fit(images(), np.zeros((16, 3)), epochs=2, verbose=0, callbacks=[logger]).history
   assert history["group_lasso"][1] < history["group_lasso"][0]
   assert history["fake_sparsity"][-1] == pytest.approx(float(pruning.fake_sparsity(model, gates)))
+
+
+def test_pruning_to_a_budget(model):
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  given = {"inputs": images(), "targets": np.arange(16) % 3}
+  for how in ({"importance": "l2"}, {"importance": "gamma", **given}, {"importance": "taylor", "loss": loss, **given}):
+    smaller, report = pruning.prune(model, multiply_adds=0.4, **how)
+    assert report.multiply_adds_after == pruning.multiply_adds(smaller) <= 0.4 * report.multiply_adds_before
+    assert report.comparison.relative_difference > 0
+    assert np.isfinite(ops.convert_to_numpy(smaller(images()))).all()

@@ -232,6 +232,12 @@ def test_what_is_not_the_wrappers_is_refused_by_name():
     ProximalOptimizer(keras.optimizers.Adam(0.1), 1.0, PENALTIES, clipnorm=1.0)
 
 
+def test_without_variables_it_says_that_it_is_not_built():
+  optimizer = ProximalOptimizer(keras.optimizers.Adam(0.1), 1.0, PENALTIES)
+  with pytest.raises(ValueError, match="not built yet; pass trainable_variables"):
+    optimizer.apply([np.ones(4)])
+
+
 def test_bad_groups_and_absent_betas_are_named():
   for bad, message in (
     ([0, 1], "groups is .*it is a dict"),

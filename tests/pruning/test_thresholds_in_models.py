@@ -125,6 +125,29 @@ def test_an_l1_penalty_that_a_callback_sets_counts_in_compiled_steps(wrapped):
   assert moved[1] == pytest.approx(2 * 0.01 * 1.0 * gates["first_bn/gamma"], abs=0.03)
 
 
+@pytest.mark.parametrize(
+  ("wrap", "given"),
+  [
+    (lambda optimizer: optimizer, {"steps_per_execution": 2}),
+    (keras.optimizers.LossScaleOptimizer, {}),
+  ],
+  ids=["steps compiled together", "scaled losses"],
+)
+def test_a_wrapped_optimizer_does_the_same_in_all_kinds_of_steps(wrap, given):
+  gates, together = penalties(residual()), groups(residual())
+
+  def trained(wrap, **given):
+    model = residual()
+    optimizer = wrap(ProximalOptimizer(keras.optimizers.SGD(0.05), 0.6, gates, together))
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **given)
+    model.fit(*data(), batch_size=8, shuffle=False, verbose=0)
+    return np.concatenate([gamma(model, name) for name in ("first_bn", "a0_bn", "b1_bn")])
+
+  plain = trained(lambda optimizer: optimizer)
+  np.testing.assert_allclose(trained(wrap, **given), plain, rtol=1e-3, atol=1e-5)
+  assert (plain == 0).any()
+
+
 def test_dead_channels_with_betas_of_0_go_where_constants_would_stay():
   widths = []
   for betas in (False, True):

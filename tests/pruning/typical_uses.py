@@ -39,6 +39,16 @@ def squeeze(model: keras.Model, images: np.ndarray, batches: collections.abc.Ite
   return pruning.fold_batch_norms(smaller)
 
 
+def to_a_budget(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> keras.Model:
+  assert_type(pruning.plan_prune(model, parameters=100_000, importance="l1", scope="layer", keep=["a"]), SqueezeReport)
+  smaller, report = pruning.prune(
+    model, multiply_adds=0.5, importance=lambda groups: next(iter(groups.kernels.values())).std(axis=1), multiple_of=8
+  )
+  assert_type(report.multiply_adds_after, int | None)
+  loss = keras.losses.SparseCategoricalCrossentropy()
+  return pruning.prune(smaller, channels=0.5, importance="taylor", inputs=images, targets=labels, loss=loss)[0]
+
+
 def pretrained(model: keras.Model) -> None:
   gates = pruning.penalties(model)
   pruning.scale_gammas(model, gates, 0.01)
@@ -54,4 +64,5 @@ pruning.register(Own, pruning.rules.Elementwise())
 
 # What is wrong is seen: pyright would say that these need not be ignored.
 pruning.penalties("model")  # pyright: ignore[reportArgumentType]
+pruning.prune("model", parameters=0.5)  # pyright: ignore[reportArgumentType]
 pruning.ProximalSGD(0.1, 0.05)  # pyright: ignore[reportCallIssue]

@@ -105,7 +105,10 @@ def test_a_stage_that_goes_on_leaves_all_but_the_network_in_the_next_version(con
   capsys.readouterr()
   train(change(config, max_steps=30))
   after = contents_of_files(following.path)
-  assert f"{following} keeps evaluations.jsonl, export, export.json, my notes.txt; " in capsys.readouterr().out
+  assert (
+    f"{following} keeps evaluations.jsonl, export, export.json, my notes.txt, predictions.npz; "
+    in capsys.readouterr().out
+  )
   assert (after["my notes.txt"], after["export.json"]) == (b"mine", before["export.json"])
   assert len(after["evaluations.jsonl"].splitlines()) == 2
   assert (following.path / "export").is_dir()
@@ -136,13 +139,13 @@ def test_the_records_of_a_network_count_again_when_it_is_written_again(config, e
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_an_evaluation_that_outlives_its_network_records_nothing(config, eval_config, monkeypatch, tmp_path, overwrite):
   train(config)
-  precision_and_loss = evaluation.precision_and_loss
+  measure = evaluation.measure
 
   def measure_long(*arguments):
     train(change(config, max_steps=30, overwrite=overwrite))
-    return precision_and_loss(*arguments)
+    return measure(*arguments)
 
-  monkeypatch.setattr(evaluation, "precision_and_loss", measure_long)
+  monkeypatch.setattr(evaluation, "measure", measure_long)
   with pytest.raises(UserError, match="was replaced"):
     evaluate(eval_config)
   assert list(contents(Version(config.train_dir, 1).path)) == ["model.keras"]

@@ -4,18 +4,23 @@ import json
 import os
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from helpers import change, write_record
 
 from cifar10.config import ReportConfig
 from cifar10.errors import UserError
+from cifar10.models import MODELS
+from cifar10.pruning import multiply_adds, squeeze
 from cifar10.report import report
 from cifar10.train import train
 from cifar10.version.directory import Version
 from cifar10.version.evaluations import read_evaluations
 from cifar10.version.exports import read_exports
 from cifar10.version.metrics import COLUMNS, read_gammas, read_metrics
+from cifar10.version.network import costs
+from cifar10.version.predictions import Predictions, read_predictions, write_predictions
 from cifar10.version.stage import read_stage
 
 READERS = {
@@ -23,6 +28,7 @@ READERS = {
   "metrics.csv": read_metrics,
   "gammas.npz": read_gammas,
   "evaluations.jsonl": read_evaluations,
+  "predictions.npz": read_predictions,
   "export.json": read_exports,
   "model.keras": lambda directory: Version.at(directory).network(),
 }
@@ -175,3 +181,85 @@ def test_gammas_that_unpack_to_very_much_are_not_unpacked(finished, monkeypatch)
   monkeypatch.setattr(np, "load", None)
   with pytest.raises(UserError, match="gammas.npz is damaged; remove it"):
     read_gammas(path.parent)
+
+
+RECORD = {"precision": 0.5, "loss": 1.0, "checkpoint_iter": 0, "eval_data": "test", "examples": 20}
+COUNTS = (2 * np.eye(10, dtype=int)).tolist()
+
+
+@pytest.mark.parametrize(
+  "confusion",
+  [
+    None,
+    7,
+    {},
+    COUNTS[:9],
+    [row[:9] for row in COUNTS],
+    [[-1, 3, *([0] * 8)], *COUNTS[1:]],
+    [["2", *([0] * 9)], *COUNTS[1:]],
+    [[2.0, *([0] * 9)], *COUNTS[1:]],
+    [[True, 1, *([0] * 8)], *COUNTS[1:]],
+    [[3, *([0] * 9)], *COUNTS[1:]],
+  ],
+)
+def test_counts_by_class_that_are_none_are_left_out_of_a_record_that_counts(tmp_path, confusion):
+  lines = [json.dumps({**RECORD, "confusion": each}) for each in (COUNTS, confusion)] + [json.dumps(RECORD)]
+  (tmp_path / "evaluations.jsonl").write_text("\n".join(lines) + "\n")
+  records, unreadable = read_evaluations(tmp_path)
+  assert [record["confusion"] for record in records] == [COUNTS, None, None]
+  assert unreadable == 0
+
+
+def predictions(**changed):
+  arrays = {"images": np.zeros((2, 32, 32, 3), np.uint8), "labels": np.array([0, 9]), "classes": np.array([1, 9])}
+  return {**arrays, "probabilities": np.float32([0.5, 1]), "evaluation": "now", **changed}
+
+
+def test_predictions_are_what_was_written(tmp_path):
+  assert read_predictions(tmp_path) is None
+  write_predictions(tmp_path, Predictions(**predictions()))
+  read = read_predictions(tmp_path)
+  for name, value in predictions().items():
+    np.testing.assert_array_equal(getattr(read, name), value)
+
+
+@pytest.mark.parametrize(
+  "changed",
+  [
+    {"images": np.zeros((2, 32, 32, 3), np.float32)},
+    {"images": np.zeros((1, 32, 32, 3), np.uint8)},
+    {"images": np.zeros((2, 2000, 2000, 3), np.uint8)},
+    {"labels": np.array([0, 10])},
+    {"classes": np.array([-1, 0])},
+    {"labels": np.array(["a", "b"])},
+    {"probabilities": np.float32([0.5, np.nan])},
+    {"probabilities": np.float32([0.5, 1.5])},
+    {"probabilities": np.float32([0.5])},
+    {"more": 1},
+  ],
+)
+def test_predictions_of_other_values_are_one_sentence(tmp_path, changed):
+  np.savez_compressed(tmp_path / "predictions.npz", **predictions(**changed))
+  with pytest.raises(
+    UserError, match=r"predictions.npz (is damaged|holds something else than predictions); remove it, and"
+  ):
+    read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_network_costs_is_read_off_its_file(tmp_path, name):
+  network = MODELS[name]()
+  for layer in network.layers[:20]:
+    if getattr(layer, "gamma", None) is not None:
+      layer.gamma.assign([0.0] * 3 + [1.0] * (layer.gamma.shape[0] - 3))
+  for model in (network, squeeze(network)[0]):
+    model.save(tmp_path / "model.keras")
+    assert costs(tmp_path) == (model.count_params(), multiply_adds(model))
+
+
+def test_costs_of_other_layers_and_of_damaged_files_are_not_known(tmp_path):
+  images = keras.Input((32, 32, 3))
+  keras.Model(images, keras.layers.LayerNormalization()(images)).save(tmp_path / "model.keras")
+  assert costs(tmp_path) == (None, None)
+  (tmp_path / "model.keras").write_bytes(b"junk")
+  assert costs(tmp_path) == (None, None)

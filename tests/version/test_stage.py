@@ -14,7 +14,7 @@ STAGE = Stage(
   FLAGS,
   {"conv1_bn/gamma": 0.5},
   Progress(5, 0.5),
-  Finished(5, False, 8, 2, SelfCheck(1000, 0.5, 999), {"parameters_before": 7}),
+  Finished(5, False, 8, 2, SelfCheck(1000, 0.5, 999), {"parameters_before": 7}, "nearest"),
 )
 RECORD = {
   "flags": {"model": "cnn4", "dataset": "synthetic", "batch_size": 8, "weight_decay": 0.0, "seed": 3},
