@@ -26,7 +26,7 @@ from cifar10.pruning.calls import (
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes, trainer_attributes
 from cifar10.pruning.keys import names_inside
 from cifar10.pruning.rules.base import rules_of
-from cifar10.pruning.tracing import CannotTraceError, traced
+from cifar10.pruning.tracing import CannotTraceError, first_line, traced
 
 
 @dataclasses.dataclass
@@ -67,9 +67,7 @@ def opened(model: keras.Model) -> Opened:
     except Exception as error:
       if not is_model(model) or not opening.layers:
         raise
-      reason = (
-        f"it cannot be made a functional model ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
-      )
+      reason = f"it cannot be made a functional model ({first_line(error)})"
       return Opened(model, {}, {**opening.shut, **dict.fromkeys(opening.layers, reason)}, [])
     if not opening.layers:
       return Opened(model, {}, opening.shut, [])
