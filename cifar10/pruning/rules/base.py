@@ -229,6 +229,11 @@ def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
   RULES[layer_class] = rules
 
 
+def rules_of(layer_class: type[keras.Operation]) -> tuple[Rule, ...]:
+  """The rules that are registered for a class; none for one that is not."""
+  return RULES.get(layer_class, ())
+
+
 def to_float64(variable: npt.ArrayLike) -> np.ndarray:
   """A variable or tensor as a float64 array."""
   return keras.ops.convert_to_numpy(variable).astype(np.float64)
@@ -239,7 +244,7 @@ def rule_of(call: Call) -> Rule:
   in_training = call.kwargs.get("training") or any(argument is True for argument in call.args[1:])
   masked = _heeds_mask(call)
   if len(call.outputs) == 1:
-    for rule in RULES.get(type(call.operation), ()):
+    for rule in rules_of(type(call.operation)):
       if not (in_training and rule.trains) and not (masked and not rule.ignores_mask) and rule.applies(call):
         return rule
   return Wall()
