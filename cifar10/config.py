@@ -22,6 +22,18 @@ FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 FIXED = "fixed for the stage"
 MAY_CHANGE = "may change between runs"
 
+# What settings are about; --help and the manual list them by it.
+STAGE = "Which stage"
+VERSION = "Which network"
+DATA = "Data"
+SPARSITY = "Sparsity"
+OPTIMIZATION = "Optimization"
+SQUEEZE = "The squeeze at the end"
+DEVICES = "Devices and precision"
+RECORDS = "Logs and checkpoints"
+OUTPUT = "What comes out"
+BUDGET = "Budget"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -43,6 +55,7 @@ class Setting:
   scope: str = ""
   workers_own: bool = False
   positional: bool = False
+  group: str = "Settings"
   left_open: Any = None
 
 
@@ -183,6 +196,15 @@ def left_open():
   return {name: declaration.left_open for name, declaration in declared if declaration.left_open is not None}
 
 
+def groups(config):
+  """The settings of a config that are flags, by what they are about: dict from group to names, in order."""
+  by_group = {}
+  for name, declaration in declarations(config).items():
+    if not declaration.positional:
+      by_group.setdefault(declaration.group, []).append(name)
+  return by_group
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """A condition on several settings.
@@ -218,18 +240,27 @@ def dataset(help, **declared):
 class TrainConfig:
   """The settings of one stage."""
 
-  checkpoint_version: int = number(0, "Version to train; it stands in <train_dir>_<version>.", whole=True, high=10**6)
-  train_dir: str = path("checkpoints/cifar10_train", "Directory of a version, without _<version>.", workers_own=True)
+  checkpoint_version: int = number(
+    0, "Version to train; it stands in <train_dir>_<version>.", whole=True, high=10**6, group=STAGE
+  )
+  train_dir: str = path(
+    "checkpoints/cifar10_train", "Directory of a version, without _<version>.", workers_own=True, group=STAGE
+  )
+  overwrite: bool = switch(
+    False, "Replace the next version though it has training progress; clears its directory.", group=STAGE
+  )
   model: str | None = choice(
     None,
     NETWORKS,
     f"Network to start version 0 with: {NETWORKS[0]} by default. Later versions know theirs.",
     scope=FIXED,
+    group=STAGE,
   )
   dataset: str | None = dataset(
     f"Data set of a new chain: {DATASETS[0]} by default; synthetic is built in and needs no files. Later versions know "
     "theirs.",
     scope=FIXED,
+    group=DATA,
   )
   data_dir: str | None = path(
     None,
@@ -238,56 +269,7 @@ class TrainConfig:
     "the environment, else TensorFlow Datasets' own and Keras' cache.",
     scope=MAY_CHANGE,
     workers_own=True,
-  )
-  max_steps: int = number(100000, "Steps of the whole stage.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
-  l1_penalty: float = number(
-    0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, scope=MAY_CHANGE
-  )
-  penalty_warm_up_steps: int = number(
-    0, "Steps over which the penalty rises from 0 to --l1_penalty.", whole=True, high=2**31 - 1, scope=MAY_CHANGE
-  )
-  group_penalties: bool = switch(
-    False,
-    "Shut the channels that sums and concatenations tie together by group, since they can only go together. The two "
-    "built-in networks have no such channels.",
-    scope=MAY_CHANGE,
-  )
-  threshold_betas: bool = switch(
-    False,
-    "Shrink the beta of a channel whose gamma is 0 too, so that the channel is 0 and no other constant.",
-    scope=MAY_CHANGE,
-  )
-  learning_rate: float = number(0.1, "Learning rate at its highest.", above=True, high=10**6, scope=MAY_CHANGE)
-  learning_rate_schedule: str = choice(
-    "staircase",
-    ("staircase", "cosine"),
-    "staircase: a tenth after every 350 epochs; cosine: it falls like a cosine, to 0 at --max_steps.",
-    scope=MAY_CHANGE,
-  )
-  warm_up_steps: int = number(
-    0,
-    "For cosine: steps over which the learning rate rises from 0 before it falls.",
-    whole=True,
-    high=2**31 - 1,
-    scope=MAY_CHANGE,
-  )
-  momentum: float | None = number(
-    None, "Nesterov momentum of the gradient steps. By default 0: plain steps.", high=0.999, scope=FIXED, left_open=0.0
-  )
-  batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, scope=FIXED)
-  weight_decay: float | None = number(
-    None,
-    f"Weight decay of kernels. By default {', '.join(f'{decay:g} for {name}' for name, decay in WEIGHT_DECAY.items())}"
-    ".",
-    high=10**6,
-    scope=FIXED,
-  )
-  label_smoothing: float | None = number(
-    None,
-    "Share of each label that is spread evenly over all classes, in the training loss. By default 0.",
-    high=0.9,
-    scope=FIXED,
-    left_open=0.0,
+    group=DATA,
   )
   distortions: str | None = choice(
     None,
@@ -295,64 +277,40 @@ class TrainConfig:
     "paper: crops, flips, brightness and contrast; crop_flip: the first two. By default paper.",
     scope=FIXED,
     left_open=DISTORTIONS[0],
+    group=DATA,
   )
-  batch_norm_momentum: float | None = number(
-    None,
-    "Momentum of the moving statistics. By default that of the network that the stage starts from, 0.999 at first.",
-    high=1,
-    scope=FIXED,
-    left_open=0.999,
-  )
+  batch_size: int = number(125, "Images in a step.", whole=True, low=1, high=10**6, scope=FIXED, group=DATA)
   seed: int | None = number(
     None,
     "Seed of initial weights, order of images and distortions. By default one is drawn, and recorded.",
     whole=True,
     high=2**31 - 1,
     scope=FIXED,
+    group=DATA,
   )
-  precision: str | None = choice(
-    None,
-    ("float32", "mixed_bfloat16", "mixed_float16"),
-    "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
-    scope=FIXED,
-    left_open="float32",
+  l1_penalty: float = number(
+    0.005, "Strength of the sparsity of gammas; 0 for fine-tuning.", high=10**6, scope=MAY_CHANGE, group=SPARSITY
   )
-  use_fp16: bool = switch(
-    False, "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs."
-  )
-  distribution_strategy: str = choice(
-    "one_device",
-    ("one_device", "mirrored", "multi_worker"),
-    "one_device: the first GPU, else the CPU; mirrored: all GPUs of this host; multi_worker: the workers that "
-    "TF_CONFIG names. Replicas share a batch evenly.",
-    scope=MAY_CHANGE,
-  )
-  num_replicas: int | None = number(
-    None,
-    "For mirrored: how many GPUs, or, on a host without one, parts of its CPU. By default all GPUs.",
+  penalty_warm_up_steps: int = number(
+    0,
+    "Steps over which the penalty rises from 0 to --l1_penalty.",
     whole=True,
-    low=1,
-    high=1024,
+    high=2**31 - 1,
     scope=MAY_CHANGE,
+    group=SPARSITY,
   )
-  sync_batch_norm: bool = switch(
+  group_penalties: bool = switch(
     False,
-    "Normalise with the statistics of the whole batch, not with those of each replica's part of it.",
+    "Shut the channels that sums and concatenations tie together by group, since they can only go together. The two "
+    "built-in networks have no such channels.",
     scope=MAY_CHANGE,
+    group=SPARSITY,
   )
-  jit_compile: bool | None = switch(
-    None,
-    "Have XLA compile the gradients. By default on a GPU; never with --sync_batch_norm on several replicas.",
-    scope=MAY_CHANGE,
-  )
-  log_frequency: int = number(100, "Steps between console lines.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE)
-  save_interval_secs: float = number(600.0, "Seconds between checkpoints.", above=True, high=10**9, scope=MAY_CHANGE)
-  stop_at_plateau: bool = switch(
+  threshold_betas: bool = switch(
     False,
-    "End the stage once fake sparsity has plateaued: of the steps since the stage began or --l1_penalty last changed, "
-    "it was above 0.01 over the last two fifths, and its mean over the last is less than 0.01 above that over the one "
-    "before; each has at least 10 console lines.",
+    "Shrink the beta of a channel whose gamma is 0 too, so that the channel is 0 and no other constant.",
     scope=MAY_CHANGE,
+    group=SPARSITY,
   )
   target_sparsity: float | None = number(
     None,
@@ -361,16 +319,79 @@ class TrainConfig:
     above=True,
     high=0.99,
     scope=MAY_CHANGE,
+    group=SPARSITY,
   )
   penalty_doubling_steps: int = number(
-    5000, "See --target_sparsity.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE
+    5000, "See --target_sparsity.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE, group=SPARSITY
   )
-  squeeze_model: bool = switch(True, "At the end, squeeze and write the next version.", scope=MAY_CHANGE)
+  max_steps: int = number(
+    100000, "Steps of the whole stage.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE, group=OPTIMIZATION
+  )
+  stop_at_plateau: bool = switch(
+    False,
+    "End the stage once fake sparsity has plateaued: of the steps since the stage began or --l1_penalty last changed, "
+    "it was above 0.01 over the last two fifths, and its mean over the last is less than 0.01 above that over the one "
+    "before; each has at least 10 console lines.",
+    scope=MAY_CHANGE,
+    group=OPTIMIZATION,
+  )
+  learning_rate: float = number(
+    0.1, "Learning rate at its highest.", above=True, high=10**6, scope=MAY_CHANGE, group=OPTIMIZATION
+  )
+  learning_rate_schedule: str = choice(
+    "staircase",
+    ("staircase", "cosine"),
+    "staircase: a tenth after every 350 epochs; cosine: it falls like a cosine, to 0 at --max_steps.",
+    scope=MAY_CHANGE,
+    group=OPTIMIZATION,
+  )
+  warm_up_steps: int = number(
+    0,
+    "For cosine: steps over which the learning rate rises from 0 before it falls.",
+    whole=True,
+    high=2**31 - 1,
+    scope=MAY_CHANGE,
+    group=OPTIMIZATION,
+  )
+  momentum: float | None = number(
+    None,
+    "Nesterov momentum of the gradient steps. By default 0: plain steps.",
+    high=0.999,
+    scope=FIXED,
+    left_open=0.0,
+    group=OPTIMIZATION,
+  )
+  weight_decay: float | None = number(
+    None,
+    f"Weight decay of kernels. By default {', '.join(f'{decay:g} for {name}' for name, decay in WEIGHT_DECAY.items())}"
+    ".",
+    high=10**6,
+    scope=FIXED,
+    group=OPTIMIZATION,
+  )
+  label_smoothing: float | None = number(
+    None,
+    "Share of each label that is spread evenly over all classes, in the training loss. By default 0.",
+    high=0.9,
+    scope=FIXED,
+    left_open=0.0,
+    group=OPTIMIZATION,
+  )
+  batch_norm_momentum: float | None = number(
+    None,
+    "Momentum of the moving statistics. By default that of the network that the stage starts from, 0.999 at first.",
+    high=1,
+    scope=FIXED,
+    left_open=0.999,
+    group=OPTIMIZATION,
+  )
+  squeeze_model: bool = switch(True, "At the end, squeeze and write the next version.", scope=MAY_CHANGE, group=SQUEEZE)
   exact_squeeze: bool = switch(
     True,
     "Keep the function of the network exactly, at image borders too; else fold as in the paper, which removes "
     "a channel more in layers whose dead channels have constants other than 0.",
     scope=MAY_CHANGE,
+    group=SQUEEZE,
   )
   round_channels_to: int = number(
     1,
@@ -379,6 +400,7 @@ class TrainConfig:
     low=1,
     high=1024,
     scope=MAY_CHANGE,
+    group=SQUEEZE,
   )
   round_channels: str = choice(
     "up",
@@ -386,6 +408,7 @@ class TrainConfig:
     "up: to the next multiple of --round_channels_to, the network computes the same; nearest: where that is less, the "
     "channels with the smallest gammas go too, so it computes something else until it is fine-tuned.",
     scope=MAY_CHANGE,
+    group=SQUEEZE,
   )
   recalibration_batches: int = number(
     0,
@@ -394,15 +417,64 @@ class TrainConfig:
     whole=True,
     high=10**6,
     scope=MAY_CHANGE,
+    group=SQUEEZE,
   )
-  overwrite: bool = switch(False, "Replace the next version though it has training progress; clears its directory.")
+  precision: str | None = choice(
+    None,
+    ("float32", "mixed_bfloat16", "mixed_float16"),
+    "What convolutions compute in; variables, batch statistics and the loss stay float32. By default float32.",
+    scope=FIXED,
+    left_open="float32",
+    group=DEVICES,
+  )
+  use_fp16: bool = switch(
+    False, "The half --precision that suits the device: mixed_bfloat16, but mixed_float16 on older GPUs.", group=DEVICES
+  )
+  distribution_strategy: str = choice(
+    "one_device",
+    ("one_device", "mirrored", "multi_worker"),
+    "one_device: the first GPU, else the CPU; mirrored: all GPUs of this host; multi_worker: the workers that "
+    "TF_CONFIG names. Replicas share a batch evenly.",
+    scope=MAY_CHANGE,
+    group=DEVICES,
+  )
+  num_replicas: int | None = number(
+    None,
+    "For mirrored: how many GPUs, or, on a host without one, parts of its CPU. By default all GPUs.",
+    whole=True,
+    low=1,
+    high=1024,
+    scope=MAY_CHANGE,
+    group=DEVICES,
+  )
+  sync_batch_norm: bool = switch(
+    False,
+    "Normalise with the statistics of the whole batch, not with those of each replica's part of it.",
+    scope=MAY_CHANGE,
+    group=DEVICES,
+  )
+  jit_compile: bool | None = switch(
+    None,
+    "Have XLA compile the gradients. By default on a GPU; never with --sync_batch_norm on several replicas.",
+    scope=MAY_CHANGE,
+    group=DEVICES,
+  )
   deterministic_ops: bool = switch(
     False,
     "Use only operations that give the same result each time, for a GPU. On a CPU runs repeat without it; there it "
     "rounds otherwise, and cost 6% of the time in one run.",
     scope=MAY_CHANGE,
+    group=DEVICES,
   )
-  log_device_placement: bool = switch(False, "Log which device each operation runs on.", workers_own=True)
+  log_frequency: int = number(
+    100, "Steps between console lines.", whole=True, low=1, high=2**31 - 1, scope=MAY_CHANGE, group=RECORDS
+  )
+  save_interval_secs: float = number(
+    600.0, "Seconds between checkpoints.", above=True, high=10**9, scope=MAY_CHANGE, group=RECORDS
+  )
+  log_device_placement: bool = switch(
+    False, "Log which device each operation runs on.", workers_own=True, group=RECORDS
+  )
 
   RULES: ClassVar = (
     Rule(
@@ -437,9 +509,17 @@ class TrainConfig:
 class OfAVersion:
   """Which network of which version a command takes."""
 
-  checkpoint_version: int = number(1, "Version whose network to take.", whole=True, high=10**6)
+  checkpoint_version: int | None = number(
+    None,
+    "Version whose network to take. By default the newest, and a line says which.",
+    whole=True,
+    high=10**6,
+    group=VERSION,
+  )
   checkpoint_dir: str = path(
-    "checkpoints/cifar10_train", "Directory of a version, without _<version>: cifar10-train's --train_dir."
+    "checkpoints/cifar10_train",
+    "Directory of a version, without _<version>: cifar10-train's --train_dir. With _<version> it means that version.",
+    group=VERSION,
   )
   checkpoint_iter: int = number(
     -1,
@@ -447,6 +527,7 @@ class OfAVersion:
     whole=True,
     low=-1,
     high=2**31 - 1,
+    group=VERSION,
   )
 
 
@@ -454,18 +535,30 @@ class OfAVersion:
 class EvalConfig(OfAVersion):
   """The settings of an evaluation."""
 
-  model: str | None = choice(None, NETWORKS, "The network that the version must hold. By default it is not checked.")
-  dataset: str | None = dataset(
-    "Data set. By default the one that the chain was trained on; what is recorded on another one does not stand for it."
+  model: str | None = choice(
+    None, NETWORKS, "The network that the version must hold. By default it is not checked.", group=VERSION
   )
-  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
-  eval_data: str = choice("test", ("test", "train_eval"), "Test images, or training images without distortion.")
-  num_examples: int = number(10000, "Images to evaluate, the first ones, each once.", whole=True, low=1, high=10**9)
-  batch_size: int = number(125, "Images at a time.", whole=True, low=1, high=10**6)
-  run_once: bool = switch(True, "Evaluate once; else every --eval_interval_secs.")
-  eval_interval_secs: float = number(300.0, "Seconds from one evaluation to the next.", above=True, high=10**9)
-  eval_dir: str = path(
-    "checkpoints/cifar10_eval", "Directory of TensorBoard events; each version writes into one of its own there."
+  dataset: str | None = dataset(
+    "Data set. By default the one that the chain was trained on; what is recorded on another one does not stand "
+    "for it.",
+    group=DATA,
+  )
+  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.", group=DATA)
+  eval_data: str = choice(
+    "test", ("test", "train_eval"), "Test images, or training images without distortion.", group=DATA
+  )
+  num_examples: int = number(
+    10000, "Images to evaluate, the first ones, each once.", whole=True, low=1, high=10**9, group=DATA
+  )
+  batch_size: int = number(125, "Images at a time.", whole=True, low=1, high=10**6, group=DATA)
+  run_once: bool = switch(True, "Evaluate once; else every --eval_interval_secs.", group=OUTPUT)
+  eval_interval_secs: float = number(
+    300.0, "Seconds from one evaluation to the next.", above=True, high=10**9, group=OUTPUT
+  )
+  eval_dir: str | None = path(
+    None,
+    "Directory of TensorBoard events, one of its own in it for each version. By default eval in the version's.",
+    group=OUTPUT,
   )
 
 
@@ -473,17 +566,20 @@ class EvalConfig(OfAVersion):
 class ExportConfig(OfAVersion):
   """The settings of an export."""
 
-  formats: tuple[str, ...] = choices(FORMATS, "Formats to write, of these four.")
+  formats: tuple[str, ...] = choices(FORMATS, "Formats to write, of these four.", group=OUTPUT)
   input: str = choice(
     "standardized",
     ("standardized", "uint8"),
     "What the exported networks take: images standardised as in training, float32; or images as they are, 0 to 255, "
     "which they standardise themselves.",
+    group=OUTPUT,
   )
-  softmax: bool = switch(False, "Append a softmax: probabilities come out, not logits.")
-  dataset: str | None = dataset("Data set to compare on. By default the one that the chain was trained on.")
-  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.")
-  output_dir: str | None = path(None, "Directory of the files. By default export in the version's directory.")
+  softmax: bool = switch(False, "Append a softmax: probabilities come out, not logits.", group=OUTPUT)
+  output_dir: str | None = path(
+    None, "Directory of the files. By default export in the version's directory.", group=OUTPUT
+  )
+  dataset: str | None = dataset("Data set to compare on. By default the one that the chain was trained on.", group=DATA)
+  data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.", group=DATA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,8 +587,10 @@ class PredictConfig(OfAVersion):
   """The settings of predictions, and the image files."""
 
   images: tuple[str, ...] = paths((), "Image files.", positional=True)
-  dataset: str | None = dataset("Data set that names the classes. By default the one that the chain was trained on.")
-  top: int = number(3, "Classes to print.", whole=True, low=1, high=10)
+  dataset: str | None = dataset(
+    "Data set that names the classes. By default the one that the chain was trained on.", group=DATA
+  )
+  top: int = number(3, "Classes to print.", whole=True, low=1, high=10, group=OUTPUT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -514,27 +612,29 @@ class SqueezeConfig:
 
   files: tuple[str, ...] = paths((), "The model, and where to write the smaller one.", positional=True)
   multiply_adds: float | None = number(
-    None, "Budget: a share of the model's multiply-adds, or how many, from 2 up.", above=True, high=10**15
+    None, "Budget: a share of the model's multiply-adds, or how many, from 2 up.", above=True, high=10**15, group=BUDGET
   )
   parameters: float | None = number(
-    None, "Budget: a share of the model's parameters, or how many, from 2 up.", above=True, high=10**15
+    None, "Budget: a share of the model's parameters, or how many, from 2 up.", above=True, high=10**15, group=BUDGET
   )
   importance: str | None = choice(
     None,
     ("gamma", "l1", "l2", "random"),
     "With a budget: which channels matter least. gamma: by the scales of batch norms; l1, l2: by the norms of kernels; "
     "random. By default l2.",
+    group=BUDGET,
   )
   multiple_of: int = number(
-    1, "Widths of layers that lose channels are multiples of this.", whole=True, low=1, high=1024
+    1, "Widths of layers that lose channels are multiples of this.", whole=True, low=1, high=1024, group=OUTPUT
   )
   exact: bool = switch(
     True,
     "Without a budget: keep the function of the model exactly, at image borders too; else a few more channels go.",
+    group=OUTPUT,
   )
-  keep: tuple[str, ...] = layer_names((), "Layers that lose no channels.")
-  plan: bool = switch(False, "Only print what would go; write nothing.")
-  overwrite: bool = switch(False, "Replace the file to write, if it is there.")
+  keep: tuple[str, ...] = layer_names((), "Layers that lose no channels.", group=OUTPUT)
+  plan: bool = switch(False, "Only print what would go; write nothing.", group=OUTPUT)
+  overwrite: bool = switch(False, "Replace the file to write, if it is there.", group=OUTPUT)
 
   RULES: ClassVar = (
     Rule(

@@ -1,6 +1,6 @@
 """Precision and loss of a checkpoint version."""
 
-import os
+import pathlib
 import sys
 import time
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from cifar10.console import say, timestamp
 from cifar10.datasets.examples import NUM_CLASSES, Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import fold_batch_norms, multiply_adds
-from cifar10.version.directory import Version
+from cifar10.version.choosing import chosen
 from cifar10.version.evaluations import stands_for
 from cifar10.version.predictions import Predictions
 
@@ -29,7 +29,7 @@ def evaluate(config: EvalConfig):
     UserError: data, directory or settings do not fit.
   """
   check(config)
-  version = Version(config.checkpoint_dir, config.checkpoint_version)
+  version = chosen(config.checkpoint_dir, config.checkpoint_version)
   if config.run_once:
     version.must_exist()
   dataset = config.dataset or version.dataset() or DATASETS[0]
@@ -43,7 +43,7 @@ def evaluate(config: EvalConfig):
   if config.run_once:
     _evaluate_once(config, version, dataset, examples)
   else:
-    _evaluate_forever(config, version, dataset, examples)
+    _evaluate_forever(config, dataset, examples)
 
 
 def precision_and_loss(model, examples, batch_size):
@@ -102,11 +102,11 @@ def measure(model, examples, batch_size):
   return Measured(float(precision), loss, classes, np.concatenate(probabilities))
 
 
-def _evaluate_forever(config, version, dataset, examples):
+def _evaluate_forever(config, dataset, examples):
   while True:
     start = time.monotonic()
     try:
-      _evaluate_once(config, version, dataset, examples)
+      _evaluate_once(config, chosen(config.checkpoint_dir, config.checkpoint_version), dataset, examples)
     except (UserError, OSError) as error:  # The training beside it may not have come so far yet, or replaces it.
       print(error, file=sys.stderr)
     time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
@@ -128,7 +128,7 @@ def _evaluate_version(config, version, dataset, examples, check_same):
   print(f"{timestamp()}: precision @ 1 = {measured.precision:.4f}")
   print(f"{timestamp()}: test loss = {measured.loss:.4f}", flush=True)
   record = {
-    "checkpoint_version": config.checkpoint_version,
+    "checkpoint_version": version.number,
     "checkpoint_iter": step,
     "dataset": dataset,
     "eval_data": config.eval_data,
@@ -141,13 +141,15 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     "time": timestamp(),
   }
   network = check_same()
+  eval_dir = pathlib.Path(config.eval_dir, version.path.name) if config.eval_dir else version.path / "eval"
   try:
-    with tf.summary.create_file_writer(os.path.join(config.eval_dir, version.path.name)).as_default(step):
-      tf.summary.scalar("Precision @ 1", measured.precision)
-      tf.summary.scalar("Test loss", measured.loss)
+    with tf.summary.create_file_writer(str(eval_dir)).as_default(step):
+      tf.summary.scalar("precision", measured.precision)
+      tf.summary.scalar("cross_entropy", measured.loss)  # As the training calls it.
   except tf.errors.OpError as error:
     raise UserError(
-      f"--eval_dir {config.eval_dir} cannot be written ({first_line(error)}); make room, or give another directory."
+      f"--eval_dir {config.eval_dir or eval_dir} cannot be written ({first_line(error)}); make room, or give another "
+      "directory."
     ) from error
   if stands_for(record, version.number, version.dataset()):
     version.write_predictions(_telling(measured, examples, record["time"]))

@@ -15,10 +15,12 @@ from cifar10.datasets.examples import IMAGE_SHAPE, Examples
 from cifar10.errors import UserError, how_to_install
 from cifar10.input_pipeline import standardize
 from cifar10.pruning import fold_batch_norms
+from cifar10.pruning.calls import layers_in
 from cifar10.pruning.comparing import output_differences
 from cifar10.pruning.timing import seconds_in_turns
 from cifar10.version import files
-from cifar10.version.directory import MODEL_FILE, Version
+from cifar10.version.choosing import chosen
+from cifar10.version.directory import MODEL_FILE
 
 FILES = {
   "saved_model": "saved_model",
@@ -45,7 +47,7 @@ def export(config: ExportConfig):
   """
   check(config)
   _check_packages(config.formats)
-  version = Version(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  version = chosen(config.checkpoint_dir, config.checkpoint_version).must_exist()
   with version.watched() as check_same:
     _export(config, version, check_same)
 
@@ -117,6 +119,9 @@ def write(model, name, path, calibration_images):
     name: of the format.
     path: of the file, or of the directory for "saved_model".
     calibration_images: inputs of the model, from which "litert_int8" learns the ranges of activations.
+
+  Raises:
+    UserError: the model has what ONNX has no operator for, like grouped convolutions; no file is left.
   """
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for what tf2onnx misses there.
@@ -126,6 +131,7 @@ def write(model, name, path, calibration_images):
       # Without a signature Keras 3.15 refuses a model that was never called.
       signature = [keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
       model.export(path, format="onnx", verbose=False, input_signature=signature)
+      _refuse_what_onnx_lacks(path, model)
     elif name == "litert":
       model.export(path, format="litert", verbose=False, target_spec=_operations(tf.lite.OpsSet.TFLITE_BUILTINS))
     else:
@@ -137,6 +143,24 @@ def write(model, name, path, calibration_images):
         optimizations=[tf.lite.Optimize.DEFAULT],
         representative_dataset=lambda: ([image[None]] for image in calibration_images),
       )
+
+
+def _refuse_what_onnx_lacks(path, model):
+  """Removes a file that no runtime could load: tf2onnx writes what it cannot translate as it is."""
+  import onnx
+
+  nodes = onnx.load(path).graph.node
+  foreign = {node.op_type for node in nodes if not onnx.defs.has(node.op_type, node.domain)}
+  if not foreign:
+    return
+  path.unlink()
+  # Keras has XLA compile these on a CPU, and tf2onnx does not look into what is compiled.
+  grouped = [layer.name for layer in layers_in(model) if getattr(layer, "groups", 1) > 1]
+  cause = f"the grouped convolutions {', '.join(grouped)} become" if grouped else "the network has"
+  raise UserError(
+    f"the network cannot be written as ONNX: {cause} {', '.join(sorted(foreign))}, for which ONNX has no operator; "
+    "leave onnx out of --formats."
+  )
 
 
 def load(name, path):

@@ -15,6 +15,7 @@ from cifar10.training.recorder import Recorder
 from cifar10.training.settling import agreed, is_finished, settled
 from cifar10.training.step import batch_seed
 from cifar10.training.trainer import Trainer
+from cifar10.version.choosing import refuse_named_version
 from cifar10.version.directory import Version
 
 
@@ -30,6 +31,7 @@ def train(config: TrainConfig):
     Interrupted: a signal came; the state is saved.
   """
   check(config)
+  refuse_named_version(config.train_dir)
   strategy = workers.open_strategy(config.distribution_strategy, config.num_replicas)
   workers.check_batch_size(config.batch_size, strategy)
   version = Version(config.train_dir, config.checkpoint_version)

@@ -9,4 +9,4 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/common.sh"
 rm -rf "$TRAIN_DIR"_{0,1,2,3}
 scripts/reproduce.sh
-python scripts/table.py "$TRAIN_DIR" --min_reduction 0.2 --min_precision 0.9 --of 1,2,3 >/dev/null
+cifar10-table "$TRAIN_DIR" --min_reduction 0.2 --min_precision 0.9 --of 1,2,3 >/dev/null

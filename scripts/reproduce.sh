@@ -25,4 +25,4 @@ scripts/stage2_sparsify.sh "$@"
 evaluate 2
 scripts/stage3_fine_tune.sh "$@"
 evaluate 3
-python scripts/table.py "$TRAIN_DIR"
+cifar10-table "$TRAIN_DIR"

@@ -66,7 +66,7 @@ def test_help_needs_no_tensorflow(module):
 
 @pytest.mark.parametrize(("module", "name", "config"), COMMANDS)
 def test_flags_and_settings_are_the_same(module, name, config):
-  flags = set(command.flag_values(config)) - {"help", "h"}
+  flags = set(command.flag_values(config)) - {"help", "h", "version"}
   assert flags == {field.name for field in flag_fields(module, config)}
 
 

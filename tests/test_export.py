@@ -53,7 +53,7 @@ def config(tmp_path, network, monkeypatch):
   train_dir = str(tmp_path / "run")
   Version(train_dir, 1).replace(network)
   Version(train_dir, 2).replace(squeeze(network)[0])
-  return ExportConfig(checkpoint_dir=train_dir, dataset="synthetic")
+  return ExportConfig(checkpoint_dir=train_dir, checkpoint_version=1, dataset="synthetic")
 
 
 def record(config, version=1):
@@ -117,6 +117,38 @@ def test_each_file_computes_what_the_network_does(config, network, synthetic, ca
 def test_onnx_alone_is_exported(config):
   export(change(config, formats=("onnx",)))
   assert [row["format"] for row in record(config, 1)["exports"]] == ["keras", "onnx"]
+
+
+def grouped_network(layer):
+  """From images to logits, through a layer of the name "grouped"."""
+  images = keras.Input((32, 32, 3), name="images")
+  x = keras.layers.Conv2D(4, 5, strides=4, name="conv1")(images)
+  x = keras.layers.GlobalAveragePooling2D()(layer(x))
+  return keras.Model(images, keras.layers.Dense(10, name="softmax_linear")(x), name="cnn4")
+
+
+def test_a_grouped_convolution_is_one_sentence_and_leaves_no_onnx_file(config, synthetic, tmp_path):
+  network = grouped_network(keras.layers.Conv2D(8, 3, groups=2, name="grouped"))
+  path = tmp_path / "model.onnx"
+  with pytest.raises(
+    UserError, match="cannot be written as ONNX: the grouped convolutions grouped become .*; leave onnx"
+  ):
+    write(network, "onnx", path, None)
+  assert not path.exists()
+  Version(config.checkpoint_dir, 3).replace(network)
+  directory = Version(config.checkpoint_dir, 3).path
+  with pytest.raises(UserError, match="cannot be written as ONNX"):
+    export(change(config, checkpoint_version=3, formats=("litert", "onnx")))
+  assert files(directory) == ["model.keras"]
+  export(change(config, checkpoint_version=3, formats=("litert",)))
+  assert [row["agreement"] for row in record(config, 3)["exports"]] == [1, 1]
+
+
+def test_a_depthwise_convolution_is_written_as_onnx(synthetic, tmp_path):
+  network = grouped_network(keras.layers.DepthwiseConv2D(3, name="grouped"))
+  write(network, "onnx", tmp_path / "model.onnx", None)
+  images = standardize(synthetic["test"].images[:3]).numpy()
+  np.testing.assert_allclose(load("onnx", tmp_path / "model.onnx")(images), network(images), atol=1e-5)
 
 
 def test_weights_and_activations_of_the_int8_file_are_int8(network, synthetic, tmp_path):
@@ -188,9 +220,7 @@ def test_a_missing_package_is_named_before_anything_is_done(config, monkeypatch)
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
   before = files(Version(config.checkpoint_dir, 1).path)
-  with pytest.raises(
-    UserError, match=r"--formats has onnx, which needs tf2onnx; .*'cifar10-channel-pruning\[export\]'"
-  ):
+  with pytest.raises(UserError, match=r"--formats has onnx, which needs tf2onnx; .*\.\[export\]' in the checkout"):
     export(config)
   assert files(Version(config.checkpoint_dir, 1).path) == before
   export(change(config, formats=("saved_model",)))

@@ -15,9 +15,9 @@ import compare_thresholds
 import keras
 import prune_applications
 import pytest
-import sweep
 from helpers import build_tiny_network
 
+from cifar10.cli import sweep
 from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
 from cifar10.pruning import multiply_adds
@@ -28,7 +28,7 @@ SCRIPTS = ROOT / "scripts"
 
 
 def table(train_dir, *arguments):
-  program = [sys.executable, SCRIPTS / "table.py", train_dir, *arguments]
+  program = [sys.executable, "-m", "cifar10", "table", train_dir, *arguments]
   return subprocess.run(program, capture_output=True, text=True, check=False)
 
 
@@ -75,13 +75,13 @@ def test_the_table_shows_the_newest_evaluation_of_each_version(recorded):
     (["--min_precision=0.81"], "Version 3 has precision 0.8000, not 0.81."),
     (
       ["--min_precision=0.75", "--of=1,2,3"],
-      "Version 1 has precision 0.6000, not 0.75. Version 2 has precision 0.7000, not 0.75.",
+      "Version 1 has precision 0.6000, not 0.75.\nVersion 2 has precision 0.7000, not 0.75.",
     ),
   ],
 )
 def test_the_table_fails_where_a_condition_does_not_hold(recorded, arguments, sentence):
   result = table(recorded, *arguments)
-  assert result.stderr.strip() == sentence
+  assert result.stderr.strip() == (f"cifar10 table: {sentence}" if sentence else "")
   assert result.returncode == bool(sentence)
 
 
@@ -144,7 +144,8 @@ def start_sweep(tmp_path, default_signals):
   (tmp_path / "command.py").write_text(COMMAND)
   (tmp_path / "command").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/command.py" "$@"\n')
   (tmp_path / "command").chmod(0o755)
-  program = f"import sys, sweep; sys.executable = {str(tmp_path / 'command')!r}; sweep.main()"
+  program = f"import sys; from cifar10.cli import sweep; sys.executable = {str(tmp_path / 'command')!r}; "
+  program += "sys.exit(sweep.main(['cifar10-sweep', *sys.argv[1:]]))"
 
   def start(*arguments, **environment):
     return subprocess.Popen(
@@ -152,7 +153,7 @@ def start_sweep(tmp_path, default_signals):
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      env={**os.environ, "PYTHONPATH": str(SCRIPTS), "WORKPLACE": str(tmp_path), **environment},
+      env={**os.environ, "WORKPLACE": str(tmp_path), **environment},
     )
 
   return start
@@ -208,7 +209,7 @@ def test_a_sweep_runs_every_chain_and_its_table_shows_them(start_sweep, tmp_path
 def test_a_sweep_goes_on_after_a_failure_and_runs_again(start_sweep, tmp_path):
   code, output, errors = swept(start_sweep(*GRID, FAIL="1 1"))
   assert code == 1
-  assert errors.count("sweep.py: the command above ended with exit code 1; its chain ends here.") == 2
+  assert errors.count("cifar10-sweep: the command above ended with exit code 1; its chain ends here.") == 2
   assert f"failed: {tmp_path}/run_resnet20_p0.003_s1, {tmp_path}/run_resnet20_p0.005_s1;" in errors
   assert output[-5] == "| resnet20 | 0.003 | 1 | - | - | - | 0.1000 | - | - |"
   assert output[-1].count("_s1") == 0
@@ -229,7 +230,7 @@ def test_a_signal_stops_a_sweep_once_its_stage_has_saved(start_sweep, tmp_path, 
     time.sleep(0.01)
   process.send_signal(signum)
   code, _, errors = swept(process)
-  assert (code, errors) == (130, "")
+  assert (code, errors) == (130, "cifar10-sweep: interrupted.\n")
   assert (tmp_path / "saved").exists()
   assert len(calls(tmp_path)) == 1
 
@@ -246,10 +247,9 @@ def test_a_signal_stops_a_sweep_once_its_stage_has_saved(start_sweep, tmp_path, 
     (["--", "--nosqueeze_model"], "--nosqueeze_model is the sweep's own to give; leave it out"),
   ],
 )
-def test_a_sweep_refuses_bad_arguments(monkeypatch, capsys, arguments, sentence):
-  monkeypatch.setattr(sys, "argv", ["sweep.py", "run", "--penalties=0.1", "--seeds=1", *arguments])
+def test_a_sweep_refuses_bad_arguments(capsys, arguments, sentence):
   with pytest.raises(SystemExit) as end:
-    sweep.main()
+    sweep.main(["cifar10-sweep", "run", "--penalties=0.1", "--seeds=1", *arguments])
   assert end.value.code == 2
   assert sentence in capsys.readouterr().err
 
@@ -391,8 +391,7 @@ def test_the_quickstart_runs():
 @pytest.mark.slow
 def test_a_sweep_of_real_chains_runs_and_changes_nothing_when_run_again(tmp_path):
   program = [
-    sys.executable,
-    SCRIPTS / "sweep.py",
+    *(sys.executable, "-m", "cifar10", "sweep"),
     tmp_path / "run",
     "--penalties=4,6",
     "--seeds=1",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import re
 import signal
@@ -13,7 +14,14 @@ from cifar10 import config as settings
 
 BAD_INPUT = 1
 BAD_FLAGS = 2
-HELP = ("--help", "-help", "-h", "--h", "--help=true")
+HELP = ("--help", "-help", "-h", "--h", "--help=true", "--helpfull", "-helpfull")
+VERSION = ("--version", "-version")
+DISTRIBUTION = "cifar10-channel-pruning"
+COMMON = "All commands"
+OWN = ("help", "h", "version")
+FLAGFILE = """  --flagfile: Read further flags from a file, one a line, as --name=value.
+    A line that begins with # is a comment. Of the same flag the last one counts.
+"""
 
 
 def main(config_class, usage, function, argv=None):
@@ -33,7 +41,8 @@ def main(config_class, usage, function, argv=None):
 def flag_values(config_class):
   """The flags of a config's settings, an `absl.flags.FlagValues`."""
   values = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Print this help and exit.", short_name="h", flag_values=values)
+  flags.DEFINE_bool("help", False, "Print this help and exit.", values, COMMON, short_name="h")
+  flags.DEFINE_bool("version", False, "Print the version and exit.", values, COMMON)
   declared = settings.declarations(config_class)
   for field in dataclasses.fields(config_class):
     if not declared[field.name].positional:
@@ -48,19 +57,38 @@ def parse(config_class, usage, argv):
   values = flag_values(config_class)
   positional = [name for name, declared in settings.declarations(config_class).items() if declared.positional]
   values.set_gnu_getopt(bool(positional))  # Flags may stand behind such arguments too.
-  program = os.path.basename(argv[0])
+  program = name(argv[0])
   if any(argument in HELP for argument in argv[1:]):
-    sys.exit(_written(program, f"{usage}\n{values.get_help(include_special_flags=False)}\n", 0))
+    sys.exit(_written(program, _help(config_class, usage, values), 0))
+  if any(argument in VERSION for argument in argv[1:]):
+    sys.exit(_written(program, version() + "\n", 0))
   try:
     arguments = values(argv)[1:]
+  except UnicodeDecodeError:
+    sys.exit(_complain(program, f"the --flagfile is no text in UTF-8; {program} --help says what one is", BAD_FLAGS))
   except flags.Error as error:
     sys.exit(_complain(program, f"{_one_line(error)}; {program} --help lists the flags", BAD_FLAGS))
   if arguments and not positional:
     sys.exit(_complain(program, f"stray argument {arguments[0]!r}; {program} --help lists the flags", BAD_FLAGS))
   if positional and not arguments:
     sys.exit(_complain(program, f"no {positional[0]} are given; {program} --help says what is expected", BAD_FLAGS))
-  given = {name: value for name, value in values.flag_values_dict().items() if name not in ("help", "h")}
+  given = {name: value for name, value in values.flag_values_dict().items() if name not in OWN}
   return given | {name: tuple(arguments) for name in positional}
+
+
+def version():
+  """The name and version of the package, a line."""
+  return f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}"
+
+
+def name(program):
+  """What a program is called in its messages."""
+  return os.path.basename(program)
+
+
+def _help(config_class, usage, values):
+  groups = (values.module_help(group) for group in [*settings.groups(config_class), COMMON])
+  return "\n".join([usage, *(group.strip("\n") + "\n" for group in groups)]) + FLAGFILE
 
 
 def run(program, function, config):
@@ -105,20 +133,23 @@ class _Parser(flags.ArgumentParser):
 
 
 def _define(values, name, default, declared):
+  where = {"flag_values": values, "module_name": declared.group}
   match declared:
     case settings.Number():
       text, convert = f"{declared.help} ({declared.expected})", _whole_number if declared.whole else _number
-      flags.DEFINE(_Parser(declared, convert), name, default, text, flag_values=values)
+      flags.DEFINE(_Parser(declared, convert), name, default, text, **where)
     case settings.Choices():
-      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.CsvListSerializer(","))
+      serializer = flags.CsvListSerializer(",")
+      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, serializer=serializer, **where)
     case settings.Choice():
-      flags.DEFINE_enum(name, default, declared.choices, declared.help, flag_values=values)
+      flags.DEFINE_enum(name, default, declared.choices, declared.help, **where)
     case settings.Switch():
-      flags.DEFINE_bool(name, default, declared.help, flag_values=values)
+      flags.DEFINE_bool(name, default, declared.help, **where)
     case settings.Paths() | settings.Names():
-      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, values, flags.ListSerializer(","))
+      serializer = flags.ListSerializer(",")
+      flags.DEFINE(_Parser(declared, _listed), name, default, declared.help, serializer=serializer, **where)
     case settings.Path():
-      flags.DEFINE(_Parser(declared, str), name, default, declared.help, flag_values=values)
+      flags.DEFINE(_Parser(declared, str), name, default, declared.help, **where)
     case _:
       raise TypeError(f"{name} is declared by {declared!r}, of which no flag can be made")
 
@@ -145,7 +176,7 @@ def _one_line(text):
 
 
 def _complain(program, message, code):
-  printable = f"{os.path.basename(program)}: {message}".encode(errors="backslashreplace").decode()
+  printable = f"{name(program)}: {message}".encode(errors="backslashreplace").decode()
   with contextlib.suppress(OSError):  # Where stderr is gone, the exit code is left.
     print(printable, file=sys.stderr, flush=True)
   return code

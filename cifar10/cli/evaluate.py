@@ -6,7 +6,7 @@ from cifar10.cli import command
 from cifar10.config import EvalConfig
 from cifar10.quiet import quietly
 
-USAGE = """cifar10-eval evaluates the network of --checkpoint_version V on CIFAR-10: the moving averages of its newest
+USAGE = """cifar10-eval evaluates the network of a version on CIFAR-10: the moving averages of its newest
 training checkpoint, or, before it is trained, the squeezed network that version V-1 left there.
 """
 

@@ -19,14 +19,16 @@ COMMANDS = {
 
 
 def flag_table(config_class):
-  """The flags of a command as a Markdown table: defaults, what they are, and, for a stage, how long they hold."""
+  """The flags of a command as a Markdown table, by what they are about: defaults, what they are, how long they hold."""
   declared = settings.declarations(config_class)
   scoped = any(declaration.scope for declaration in declared.values())
-  rows = [
-    [f"`--{field.name}`", _default(field.default), _what(declared[field.name]), *[declared[field.name].scope] * scoped]
-    for field in dataclasses.fields(config_class)
-    if not declared[field.name].positional
-  ]
+  defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+  groups, rows = settings.groups(config_class), []
+  for group, names in groups.items():
+    rows += [[f"**{group}**", "", "", *[""] * scoped]] * (len(groups) > 1)
+    for name in names:
+      row = [f"`--{name}`", _default(defaults[name]), _what(declared[name])]
+      rows.append([*row, *[declared[name].scope] * scoped])
   return table(["flag", "default", "what it is", *["within a stage"] * scoped], rows)
 
 

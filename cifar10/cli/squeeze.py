@@ -1,10 +1,10 @@
 """`keras-squeeze`: makes a Keras file smaller."""
 
-import os
 import sys
 
 from cifar10.cli import command
 from cifar10.config import SqueezeConfig
+from cifar10.quiet import quietly
 
 USAGE = """keras-squeeze MODEL.keras SMALLER.keras removes the dead channels of a Keras model, or, with a budget, those
 that matter least, and writes the smaller model, which needs nothing of this program. It prints what goes from each
@@ -19,9 +19,8 @@ def main(argv=None):
 
 
 def _squeeze(config):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  from cifar10.squeeze_file import squeeze_file
-
+  with quietly():
+    from cifar10.squeeze_file import squeeze_file
   squeeze_file(config)
 
 

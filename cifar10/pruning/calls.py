@@ -6,6 +6,7 @@ What of Keras is not public is used here alone: the records of a model's calls, 
 import collections
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,18 @@ def as_functional(model):
   return functional
 
 
+def sublayers(layer):
+  """The layers that a layer or model holds itself; not those in them."""
+  return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def is_composite(operation):
+  """Whether an operation is a layer of the caller's own, or a model with a `call` of its own, that holds layers."""
+  own = isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.")
+  graph = is_functional(operation) or isinstance(operation, keras.Sequential)
+  return own and not graph and bool(sublayers(operation))
+
+
 def layers_in(operation):
   """A layer or model and all layers in it; none for what is no layer."""
   return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
@@ -131,6 +144,13 @@ def set_state(operation, state):
     vars(operation).update({name: [] for name in RECORDS})
   if (tracker := state.get("_tracker")) is not None:
     tracker.stored_ids = {name: set(map(id, store)) for name, (_, store) in tracker.config.items()}
+
+
+def view_of(operation):
+  """A layer or operation that holds all that another holds, with records of calls of its own."""
+  view = type(operation).__new__(type(operation))
+  set_state(view, state_of(operation))
+  return view
 
 
 def is_of_the_backend(value):
@@ -219,6 +239,50 @@ def nodes_in_order(model):
   ]
 
 
+def nodes_behind(tensors):
+  """The `Node`s from which symbolic tensors come, in an order of execution."""
+  found = {}
+
+  def visit(tensor):
+    history = tensor._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    if id(node) not in found:
+      found[id(node)] = None
+      for each in node.input_tensors:
+        visit(each)
+      del found[id(node)]  # Behind those that it comes from.
+      found[id(node)] = Node(node.operation, node.input_tensors, node.outputs, node.arguments.fill_in)
+
+  for tensor in tensors:
+    visit(tensor)
+  return list(found.values())
+
+
+def inputs_as_built(model):
+  """New inputs of the shapes that a model was called with or built for, in their structure; None if it does not say."""
+  shapes = list((model._build_shapes_dict or {}).values())
+  if len(shapes) != 1:
+    return None
+  count = itertools.count()
+
+  def of_shape(shape, name=None):
+    return keras.Input(batch_shape=(None, *shape[1:]), name=name or f"input_{next(count)}")
+
+  if isinstance(shapes[0], dict):
+    return {name: of_shape(shape, name) for name, shape in shapes[0].items()}
+  return keras.tree.map_shape_structure(of_shape, shapes[0])
+
+
+def has_mask(tensor):
+  """Whether a symbolic tensor bears a Keras mask."""
+  return getattr(tensor, "_keras_mask", None) is not None
+
+
+def set_trainable(model, trainable):
+  """Gives a model a flag of its own, and leaves those of its layers alone."""
+  model._trainable = trainable
+
+
 def operations_of(model):
   """The layers and operations whose calls make the outputs of a model, in the order of execution."""
   return [node.operation for node in nodes_in_order(model)]
@@ -270,7 +334,7 @@ def flat_calls(model, size):
 
 def _is_masked(keras_tensor, operation, inputs):
   passed_on = getattr(operation, "supports_masking", False) and any(tensor.masked for tensor in inputs)
-  return passed_on or getattr(keras_tensor, "_keras_mask", None) is not None
+  return passed_on or has_mask(keras_tensor)
 
 
 def _output_shapes(node, args, kwargs, inputs, size):

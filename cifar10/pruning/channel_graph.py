@@ -20,6 +20,7 @@ import collections
 import numpy as np
 
 from cifar10.pruning.calls import flat_calls, layers_in
+from cifar10.pruning.opening import opened
 from cifar10.pruning.rules.base import Channels, Wall, opaque, rule_of, to_float64
 
 
@@ -27,14 +28,16 @@ class ChannelGraph:
   """The channels of a functional model.
 
   Args:
-    model: a functional or Sequential Keras model.
+    model: a functional or Sequential Keras model, or one that `opened` makes functional.
     threshold: a batch norm's gamma counts as 0 if its absolute value is no more than this.
     keep: names of layers whose output channels stay, and whose gammas the threshold leaves alone; the name of a
-      nested model stands for all its layers.
+      nested model, or of a layer that was opened, stands for all its layers.
     whole_groups: whether of grouped convolutions only whole groups may go.
     size: what the height and width of inputs count as where they are not fixed; by default they stay open.
 
   Attributes:
+    model: the functional or Sequential model that the graph is of: the model itself where nothing was opened.
+    opened: what `opened` says of it.
     calls: list of `Call`, in the order of execution, those inside nested models included.
     blocked: dict from channel id to the reason why it cannot be removed: "input", "output", "keep", or the name of
       the layer that is a wall.
@@ -42,7 +45,8 @@ class ChannelGraph:
     is_shut: bool array over ids: those that `shut` has made constant.
 
   Raises:
-    ValueError: `model` is neither functional nor a built Sequential, or has no layer of a name in `keep`.
+    ValueError: `model` is neither functional nor a built Sequential and cannot be made so, or has no layer of a name
+      in `keep`.
   """
 
   def __init__(self, model, threshold=0.0, keep=(), size=None, whole_groups=False):
@@ -51,7 +55,9 @@ class ChannelGraph:
     self.blocked = {}
     self._parents = []
     self._patterns = {}
-    self.calls, tensors, bindings = flat_calls(model, size)
+    self.opened = opened(model)
+    self.model = self.opened.model
+    self.calls, tensors, bindings = flat_calls(self.model, size)
     self._by_keras_tensor = {id(key): value for key, value in tensors}
     self._makers = {id(tensor): call for call in self.calls for tensor in call.outputs}
     self._kept = _kept_operations(model, self.calls, keep)

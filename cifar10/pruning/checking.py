@@ -19,11 +19,14 @@ PERTURBATION = 4  # Of inputs, in units of these, to see what rounding can do to
 LARGEST_FACTOR = 1000  # By which squeezing may change outputs more than that.
 
 
-def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) -> tuple[SelfCheck, Arrays | None]:
+def self_check(
+  model: keras.Model, functional: keras.Model, smaller: keras.Model, inputs: Arrays | None
+) -> tuple[SelfCheck, Arrays | None]:
   """Calls two models of one structure with the same inputs, in inference; both are as before after that.
 
   Args:
-    model: a functional or Sequential model.
+    model: the model.
+    functional: the functional or Sequential model that it is, or has been made.
     smaller: another, that should compute the same.
     inputs: inputs for one call; by default noise.
 
@@ -36,7 +39,7 @@ def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) 
   given = inputs is not None
   try:
     with left_alone(model):
-      inputs = inputs if given else inputs_that_run(model, EXAMPLES, guess=True)
+      inputs = inputs if given else inputs_that_run(functional, EXAMPLES, guess=True)
     before = _outputs(model, inputs)
   except Exception as error:
     cause = str(error).strip().partition("\n")[0]

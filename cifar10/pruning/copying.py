@@ -70,6 +70,10 @@ class Copier:
         raise
       raise CannotCopyError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
+  def known(self, value: Value) -> Value | None:
+    """What stands for a value already, if anything does."""
+    return self._copies.get(id(value), (value, None))[1]
+
   def set(self, value: Value, other: Value) -> None:
     """Declares what stands for a value from now on: itself, or what it has become."""
     self._copies[id(value)] = (value, other)
@@ -166,6 +170,22 @@ class Copier:
     for each in _referred_to(value, set()):
       raise CannotCopyError(f"function {value.__name__} refers to {type(each).__name__} {getattr(each, 'name', '')}")
     return value
+
+
+@functools.cache
+def standard_attributes():
+  """The names of the attributes that models have, compiled and trained ones too, without their user's doing."""
+  given = keras.Input((1,))
+  models = [keras.Model(given, given), keras.Sequential([given])]
+  for model in models:
+    model.compile()
+  return set().union(*map(vars, models), ("history", "stop_evaluating", "stop_predicting"))
+
+
+@functools.cache
+def trainer_attributes():
+  """Those of them that only models have: what compiling and training sets."""
+  return standard_attributes() - vars(keras.layers.Layer()).keys()
 
 
 def _referred_to(value, seen):

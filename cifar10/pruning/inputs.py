@@ -11,6 +11,7 @@ import numpy.typing as npt
 from keras import layers
 
 from cifar10.pruning.calls import Call, Tensor, as_functional, flat_calls, layers_in
+from cifar10.pruning.opening import opened
 
 # Inputs or outputs of a model: an array or tensor, or a list or dict of them.
 Arrays: TypeAlias = npt.ArrayLike | Sequence["Arrays"] | Mapping[str, "Arrays"]
@@ -74,7 +75,7 @@ def random_inputs(
   Raises:
     ValueError: an input takes text; or such integers, without `guess`.
   """
-  rng = np.random.default_rng(0)
+  rng, model = np.random.default_rng(0), opened(model).model
   _, tensors, _ = flat_calls(model, None)
   by_keras_tensor = {id(key): tensor for key, tensor in tensors}
 
@@ -102,6 +103,7 @@ def inputs_that_run(model: keras.Model, examples: int = NOISE_EXAMPLES, guess: b
   Raises:
     ValueError: as `random_inputs`, or the model takes none of them.
   """
+  model = opened(model).model
   free = any(size is None for tensor in model.inputs for size in tensor.shape[1:])
   for size in SIZES if free else SIZES[:1]:
     inputs = random_inputs(model, examples, size, guess)

@@ -4,13 +4,16 @@ The path of a variable, "a_bn/gamma", does not survive saving everywhere: a load
 the paths of its variables, and in those of nested models that of the model is missing. Names of layers stay. So a
 gamma's key is its layer's name and its own, after as many names of the nested models around it as tell it from others:
 "a_bn/gamma", or "left/a_bn/gamma" and "right/a_bn/gamma". In a functional model without nested ones it is the path.
+Layers that hold layers count as nested models.
 """
 
+import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import keras
 
-from cifar10.pruning.calls import is_model
+from cifar10.pruning.calls import is_composite, is_model, sublayers
 
 MARK = "_pruning_key"  # The attribute of a variable that tells an optimizer its key, where paths do not.
 
@@ -63,12 +66,37 @@ def variable_of(key: str, namings: Sequence[Sequence[tuple[str, keras.Variable]]
   return None
 
 
-def _named_variables(model: keras.Model, prefix: str) -> Iterator[tuple[str, keras.Variable]]:
-  for layer in model.layers:
-    if is_model(layer):
-      yield from _named_variables(layer, f"{prefix}{layer.name}/")
+def distinct(names: Iterable[str]) -> list[str]:
+  """Names of which no two are alike: those that were there before have _1, _2 and so on behind them."""
+  names, given = list(names), {}
+  for name in names:
+    others = (f"{name}_{number}" for number in itertools.count(1))
+    given[name if name not in given else next(each for each in others if each not in given and each not in names)] = (
+      None
+    )
+  return list(given)
+
+
+def names_inside(layers: Iterable[keras.Layer]) -> list[str]:
+  """Distinct names of the layers that a layer holds, which are the same whenever it is made.
+
+  Keras numbers layers without names through: those that a constructor makes have others in a loaded model.
+  """
+  names = []
+  for layer in layers:
+    kind = re.sub(r"_\d+$", "", layer.name)
+    names.append(kind if kind.replace("_", "") == type(layer).__name__.lower() else layer.name)
+  return distinct(names)
+
+
+def _named_variables(model: keras.Layer, prefix: str, inside: bool = False) -> Iterator[tuple[str, keras.Variable]]:
+  inside = inside or not is_model(model)
+  layers = model.layers if is_model(model) else sublayers(model)
+  for layer, name in zip(layers, names_inside(layers) if inside else [layer.name for layer in layers]):
+    if is_model(layer) or is_composite(layer):
+      yield from _named_variables(layer, f"{prefix}{name}/", inside)
     else:
-      yield from ((f"{prefix}{layer.name}/{variable.name}", variable) for variable in layer.variables)
+      yield from ((f"{prefix}{name}/{variable.name}", variable) for variable in layer.variables)
 
 
 def _ends(name, end):

@@ -17,6 +17,7 @@ from cifar10.pruning.importance import Importance
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.means import means_of_batch_norms, means_of_examples
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
+from cifar10.pruning.remarks import warn_of
 from cifar10.pruning.reports import SelfCheck, SqueezeReport
 from cifar10.pruning.rules.base import Squeezed
 from cifar10.pruning.squeezing import pieces_of, report_of
@@ -99,8 +100,10 @@ def prune(
     _Wishes(importance, scope, max_removed, multiple_of, keep, inputs, targets, loss, left_behind, seed),
   )
   report = pruned.report
-  made = rebuilt(model, pruned.graph, pruned.decisions.kept, pruned.pieces)
-  report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
+  warn_of(report.notes)
+  made = rebuilt(pruned.graph.model, pruned.graph, pruned.decisions.kept, pruned.pieces)
+  report.remade, report.shared = made.remade, made.shared
+  report.notes += made.notes
   if verify:
     try:
       inputs = inputs_that_run(model, EXAMPLES, guess=True) if inputs is None else inputs
@@ -163,6 +166,7 @@ def plan_prune(
     _Wishes(importance, scope, max_removed, multiple_of, keep, inputs, targets, loss, left_behind, seed),
   )
   refuse_shared_variables(pruned.graph, pruned.pieces)
+  warn_of(pruned.report.notes)
   return pruned.report
 
 
@@ -205,11 +209,11 @@ def _pruned(model, budget, wishes):
   if budget is None and wishes.multiple_of == 1:
     raise ValueError("there is no budget; give one of parameters, multiply_adds and channels, or multiple_of above 1")
   graph = ChannelGraph(model, keep=wishes.keep, whole_groups=True)
-  counts = Counts(graph, model.count_params())
+  counts = Counts(graph, graph.model.count_params())
   if budget is not None and budget.name == "multiply_adds" and counts.multiply_adds is None:
     raise ValueError(f"{model.name} has inputs of open sizes: give parameters or channels, not multiply_adds")
   measure = _measure(model, wishes)
-  means = _means(model, graph, wishes)
+  means = _means(graph, wishes)
   dead = decided(graph, exact=False).goes
   steps, stay = possible_steps(graph, counts, dead, measure, wishes.scope, wishes.multiple_of)
   steps = allowed(steps, Widths(graph, wishes.max_removed, dead))
@@ -221,7 +225,7 @@ def _pruned(model, budget, wishes):
     graph.shut(gone & ~dead, means)
     decisions = decided(graph, exact=False, multiple_of=wishes.multiple_of)
     pieces = pieces_of(graph, decisions)
-    return _Pruned(graph, decisions, pieces, report_of(graph, model, decisions, pieces))
+    return _Pruned(graph, decisions, pieces, report_of(graph, decisions, pieces))
 
   if budget is None or budget.name == "channels":
     return outcome(evenly(steps, None if budget is None else budget.given, wishes.multiple_of))
@@ -257,7 +261,7 @@ def _measure(model, wishes):
   return getattr(importances, name)
 
 
-def _means(model, graph, wishes):
+def _means(graph, wishes):
   if wishes.left_behind == "zero":
     return {}
-  return means_of_batch_norms(graph) if wishes.inputs is None else means_of_examples(graph, model, wishes.inputs)
+  return means_of_batch_norms(graph) if wishes.inputs is None else means_of_examples(graph, graph.model, wishes.inputs)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
-from cifar10.pruning.copying import CannotCopyError, Copier
+from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
 from cifar10.pruning.rules.base import Channels, Squeezed, attribute_of
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ class _Rebuilding:
       )
     self.made[id(model)] = model, made
     self.copier.set(model, made)
-    for name in [name for name in vars(model) if name not in _standard_attributes()]:
+    for name in [name for name in vars(model) if name not in standard_attributes()]:
       try:
         value = self.copier.copy(vars(model)[name])
       except CannotCopyError as error:
@@ -310,16 +310,6 @@ class _Rebuilding:
 def _given_name(variable):
   """The name of a variable without the number that Keras puts behind those that have none of their own."""
   return re.sub(r"^(variable|seed_generator_state)_\d+$", r"\1", variable.name)
-
-
-@functools.cache
-def _standard_attributes():
-  """The names of the attributes that models have, compiled and trained ones too, without their user's doing."""
-  given = keras.Input((1,))
-  models = [keras.Model(given, given), keras.Sequential([given])]
-  for model in models:
-    model.compile()
-  return set().union(*map(vars, models), ("history", "stop_evaluating", "stop_predicting"))
 
 
 def _from_config(operation, changes):

@@ -154,6 +154,8 @@ class SqueezeReport:
     gates: the same for batch norms.
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
     wall_kinds: list of `WallKind`, the same by class, with what they keep and how to register them.
+    opened: dict from the name of each layer that became a functional model of the layers that it calls to that of its
+      class.
     comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 or pruning changed the
       function.
     remade: names of the layers that lost channels, and were made anew from their configs; the others are copies.
@@ -170,6 +172,7 @@ class SqueezeReport:
   layers: dict[str, LayerReport]
   gates: dict[str, LayerReport]
   walls: list[str]
+  opened: dict[str, str] = dataclasses.field(default_factory=dict)
   comparison: Comparison | None = dataclasses.field(default=None, compare=False)
   wall_kinds: list[WallKind] = dataclasses.field(default_factory=list)
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
@@ -219,6 +222,8 @@ def _remarks(report):
   if report.walls:
     yield f"walls, through which no channel is followed: {', '.join(report.walls)}"
   yield from (f"  {kind}" for kind in report.wall_kinds if kind.dead_channels or kind.registration)
+  if report.opened:
+    yield f"functional models now of what they call: {', '.join(map('{0[0]}, a {0[1]}'.format, report.opened.items()))}"
   for name, reason in report.shared.items():
     yield f"{name} serves both models, since it has no copy: {reason}"
   yield from (f"note: {note}" for note in report.notes)

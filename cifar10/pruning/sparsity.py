@@ -14,6 +14,8 @@ from keras import ops
 from cifar10.pruning.calls import flat_calls
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import MARK, gamma_keys, variables_of
+from cifar10.pruning.opening import opened
+from cifar10.pruning.remarks import out_of_sight, warn_of
 from cifar10.pruning.rules import BatchNorm
 
 logger = logging.getLogger(__name__)
@@ -35,9 +37,10 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   is gated, the log has a warning that says why, and what to do.
 
   Args:
-    model: a functional Keras model.
-    num_pixels: height * width of the model's image input; by default read off its only input. An input
-      without a fixed size needs it given, and counts as a square of that many pixels.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before.
+    num_pixels: height * width of the model's image input; by default read off its inputs, if all that have a size have
+      one size; 1 if none has, as in a dense model. An input without a fixed size needs it given, and counts as a square
+      of that many pixels.
 
   Returns:
     A dict from the key of the gamma variable to its penalty, a float above 0. The key is the variable's path, like
@@ -63,6 +66,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
+  warn_of(out_of_sight(graph))
   gated = _gated_calls(graph)
   if not gated:
     logger.warning("%s has no gate: %s", model.name, _why_no_gate(graph))
@@ -160,16 +164,17 @@ def _sum(tensors):
 
 
 def _num_pixels(model):
-  calls, *_ = flat_calls(model, None)
+  calls, *_ = flat_calls(opened(model).model, None)
   inputs = [tensor for call in calls if not call.inputs for tensor in call.outputs]
   channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in calls)
-  sizes = [tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs]
-  if len(sizes) != 1 or None in sizes[0] or not sizes[0]:
+  sizes = {tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs}
+  images = sizes - {()} or sizes
+  if len(images) != 1 or None in min(images):
     raise ValueError(
       f"num_pixels cannot be read off the inputs {[tensor.shape for tensor in inputs]}; "
       "pass penalties(model, num_pixels=height * width)"
     )
-  return math.prod(sizes[0])
+  return math.prod(min(images))
 
 
 def _gated_calls(graph):

@@ -18,6 +18,7 @@ from cifar10.pruning.costs import multiply_adds
 from cifar10.pruning.deciding import decide
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
+from cifar10.pruning.remarks import never_trained, out_of_sight, warn_of
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
 from cifar10.pruning.rules.base import Squeezed, attribute_of, to_float64
@@ -42,7 +43,7 @@ def squeeze(
   that nothing uses.
 
   Args:
-    model: a functional or Sequential Keras model; it is left alone.
+    model: a functional or Sequential Keras model, or a subclassed one that was called before; it is left alone.
     exact: at the border of a zero-padded convolution a constant other than 0 is no constant any more. With
       `exact` the function of the model in inference is kept all the same: one dead channel, the carrier,
       stays for all those of its layer whose constants are not 0. Without it such channels go too, as in
@@ -60,8 +61,8 @@ def squeeze(
 
   Returns:
     (smaller, report): a functional model, or a Sequential one where `model` is, of the same layers with the same
-    names, not compiled, and a `SqueezeReport`. A layer whose channels are all dead keeps one of them; the log has a
-    warning.
+    names, not compiled, and a `SqueezeReport`. A layer or model that could be opened is a functional model of the
+    layers that it calls. A layer whose channels are all dead keeps one of them; the log has a warning.
 
   Raises:
     ValueError: `model` is not functional, an argument is out of its range, `keep` names no layer, or a layer of the
@@ -85,10 +86,12 @@ def squeeze(
   """
   graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = pieces_of(graph, decisions)
-  report = report_of(graph, model, decisions, pieces)
-  made = rebuilt(model, graph, decisions.kept, pieces)
+  report = report_of(graph, decisions, pieces)
+  warn_of(report.notes)
+  made = rebuilt(graph.model, graph, decisions.kept, pieces)
   smaller = made.model
-  report.remade, report.shared, report.notes = made.remade, made.shared, made.notes
+  report.remade, report.shared = made.remade, made.shared
+  report.notes += made.notes
   for name, layer in report.layers.items():
     if layer.is_lost():
       logger.warning("all channels of layer %s are dead; it keeps %d", name, layer.channels - layer.removed)
@@ -137,7 +140,9 @@ def plan(
   graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = pieces_of(graph, decisions)
   refuse_shared_variables(graph, pieces)
-  return report_of(graph, model, decisions, pieces)
+  report = report_of(graph, decisions, pieces)
+  warn_of(report.notes)
+  return report
 
 
 def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
@@ -149,11 +154,12 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
       if not np.array_equal(gamma, to_float64(first.operation.gamma)):
         thresholded[id(first.operation)] = Squeezed(weights={"gamma": gamma})
   if thresholded:
-    model = rebuilt(model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
-  check, failing = self_check(model, smaller, inputs)
+    model = rebuilt(graph.model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
+  functional = model if thresholded else graph.model
+  check, failing = self_check(model, functional, smaller, inputs)
   if failing is None or not (exact or decisions.is_exact()):
     return check
-  name = first_difference(model, smaller, failing, graph, decisions.kept, pieces)
+  name = first_difference(functional, smaller, failing, graph, decisions.kept, pieces)
   by = (
     "not finite where the model's are" if check.difference is None else f"off by {check.difference:.2g} of their norm"
   )
@@ -221,7 +227,7 @@ def _shift_outputs(graph, pieces, reading, shift):
     piece.weights[rule.bias] = shift
 
 
-def report_of(graph, model, decisions, pieces):
+def report_of(graph, decisions, pieces):
   layers = {calls[0].operation: calls for calls in graph.calls_by_operation()}
   grown = sum(
     np.size(array) - math.prod(getattr(attribute_of(layer, name), "shape", (0,)))
@@ -229,9 +235,11 @@ def report_of(graph, model, decisions, pieces):
     for name, array in pieces[id(layer)].weights.items()
   )
   made = {calls[0].name: _layer_report(decisions, calls) for calls in layers.values() if _makes_channels(calls)}
+  before = graph.model.count_params()
+  notes = [*graph.opened.notes, *out_of_sight(graph), *never_trained(graph, before, before + grown)]
   return SqueezeReport(
-    parameters_before=model.count_params(),
-    parameters_after=model.count_params() + grown,
+    parameters_before=before,
+    parameters_after=before + grown,
     multiply_adds_before=multiply_adds(graph),
     multiply_adds_after=multiply_adds(graph, {key: piece.weights for key, piece in pieces.items()}),
     layers=made,
@@ -242,6 +250,8 @@ def report_of(graph, model, decisions, pieces):
     },
     walls=graph.walls,
     wall_kinds=wall_kinds(graph, made),
+    opened=graph.opened.layers,
+    notes=notes,
   )
 
 

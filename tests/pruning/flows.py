@@ -12,6 +12,7 @@ from keras import layers, ops
 from cifar10.pruning import multiply_adds, plan, squeeze
 from cifar10.pruning.calls import as_functional
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.opening import opened
 
 NAN = np.nan
 
@@ -86,7 +87,7 @@ def random_images(model, seed=9):
   """Noise for a model, 8 of each input, in the structure of its inputs."""
   rng = np.random.default_rng(seed)
   return keras.tree.map_structure(
-    lambda tensor: rng.normal(size=(8, *tensor.shape[1:])) * 3, as_functional(model).input
+    lambda tensor: rng.normal(size=(8, *tensor.shape[1:])) * 3, as_functional(opened(model).model).input
   )
 
 

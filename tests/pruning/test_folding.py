@@ -54,8 +54,19 @@ def assert_folds(model):
     lambda: [keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)], name="nested"), norm()],
     lambda: [layers.Conv2D(4, 3), keras.Sequential([keras.Input((6, 6, 4)), norm()], name="nested")],
     lambda: [lambda x: layers.Add()([layers.Conv2D(4, 3)(x), norm()(layers.Conv2D(4, 3)(x))])],
+    lambda: [layers.SeparableConv2D(4, 3, padding="same", use_bias=False), norm()],
+    lambda: [layers.Reshape((64, 3)), layers.SeparableConv1D(4, 3, depth_multiplier=2), norm()],
+    lambda: [layers.Conv2DTranspose(4, 3), norm()],
+    lambda: [layers.Conv2DTranspose(4, 3, 2, "same", use_bias=False), norm(), layers.ReLU()],
+    lambda: [layers.Reshape((4, 4, 4, 3)), layers.Conv3DTranspose(2, 2), norm(scale=False)],
+    lambda: [layers.ReLU(), norm(), layers.Conv2D(4, 3, use_bias=False, activation="relu")],
+    lambda: [layers.ReLU(), norm(), layers.Conv2D(6, 1, 2, "same", groups=3)],
+    lambda: [layers.ReLU(), norm(), layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)],
+    lambda: [layers.ReLU(), norm(center=False), layers.Dense(4), norm()],
+    lambda: [norm(), layers.Conv2D(4, 3), norm(), layers.ReLU()],
+    lambda: [layers.ReLU(), norm(), lambda x: layers.Add()([layers.Conv2D(4, 1)(x), layers.Dense(4)(x)])],
   ],
-  ids=range(16),
+  ids=range(27),
 )
 def test_the_function_stays(parts, randomize):
   assert_folds(randomize(build(*parts())))
@@ -95,10 +106,30 @@ def also_an_output():
   return keras.Model(images, [x, norm()(x)])
 
 
+def read_and_padded():
+  images = keras.Input((8, 8, 3))
+  x = norm()(layers.ReLU()(images))
+  return keras.Model(images, [layers.Conv2D(4, 3)(x), layers.Conv2D(4, 3, padding="same")(x)])
+
+
+def read_elsewhere_too():
+  images = keras.Input((8, 8, 3))
+  conv = layers.Conv2D(3, 1)
+  return keras.Model(images, conv(norm()(layers.ReLU()(conv(images)))))
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
   "make",
   [
+    read_and_padded,
+    read_elsewhere_too,
+    lambda: build(layers.ReLU(), norm(), layers.ReLU(), layers.Conv2D(4, 1)),
+    lambda: build(layers.ReLU(), norm(), layers.ZeroPadding2D(), layers.Conv2D(4, 3)),
+    lambda: build(layers.ReLU(), norm(), layers.Conv2DTranspose(4, 3)),
+    lambda: build(layers.ReLU(), norm(), layers.SeparableConv2D(4, 3)),
+    lambda: build(layers.ReLU(), norm(axis=1), layers.Conv2D(4, 3)),
+    lambda: build(layers.SeparableConv2D(4, 3, activation="relu"), norm()),
     shared_convolution,
     shared_norm,
     read_twice,
@@ -108,10 +139,9 @@ def also_an_output():
     lambda: build(layers.Conv2D(4, 3), layers.ReLU(), norm()),
     lambda: build(layers.Conv2D(6, 3), norm(axis=1)),
     lambda: build(layers.Conv2D(6, 3), norm(axis=-2)),
-    lambda: build(layers.Conv2DTranspose(4, 3), norm()),
     lambda: build(layers.Conv2D(3, 3), lambda x: ops.transpose(x, (0, 3, 1, 2)), norm(axis=1)),
   ],
-  ids=range(11),
+  ids=range(18),
 )
 def test_elsewhere_the_batch_norm_stays(make, randomize):
   model = randomize(make())

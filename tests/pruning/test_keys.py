@@ -16,7 +16,7 @@ from cifar10.pruning import (
   squeeze,
   unscale_gammas,
 )
-from cifar10.pruning.keys import gamma_keys, variables_of
+from cifar10.pruning.keys import gamma_keys, names_inside, variables_of
 
 IMAGES = np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype("float32")
 
@@ -167,6 +167,12 @@ def test_what_is_no_gamma_is_not_scaled():
   model = sequential()
   with pytest.raises(ValueError, match=r"penalties names \['a_bn/beta'\], which are no gammas of row"):
     scale_gammas(model, {"a_bn/beta": 1.0}, 0.5)
+
+
+def test_names_inside_do_not_count_on():
+  kinds = [layers.Conv2D(2, 1), layers.ReLU(), layers.Conv2D(2, 1), layers.Conv2D(2, 1, name="conv_7")]
+  assert names_inside(kinds) == ["conv2d", "re_lu", "conv2d_1", "conv_7"]
+  assert names_inside([layers.ReLU(name="a"), layers.ReLU(name="a"), layers.ReLU(name="a_1")]) == ["a", "a_2", "a_1"]
 
 
 def test_keys_are_as_short_as_can_be():

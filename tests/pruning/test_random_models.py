@@ -5,11 +5,12 @@
 
 import functools
 
+import blocks
 import keras
 import numpy as np
 import pytest
 from flows import squeeze_and_check
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -56,7 +57,7 @@ class Builder:
     return found[self.draw(st.integers(0, len(found) - 1))] if found else x
 
   def step(self):
-    names = [name for name in vars(Builder) if name.startswith("add_")]
+    names = [name for kind in reversed(type(self).__mro__) for name in vars(kind) if name.startswith("add_")]
     made = getattr(self, self.draw(st.sampled_from(names)))()
     if made is not None and np.prod(made.shape[1:]) <= 2000:
       self.tensors.append(made)
@@ -247,7 +248,7 @@ class Builder:
     key = ("nested", x.shape)
     if key not in self.shared:
       inner_input = keras.Input(x.shape[1:])
-      inner = Builder(self.draw, self.data_format, [inner_input], {})
+      inner = type(self)(self.draw, self.data_format, [inner_input], {})
       for _ in range(self.draw(st.integers(1, 3))):
         inner.step()
       if inner.tensors[-1] is inner_input:
@@ -256,13 +257,28 @@ class Builder:
     return self.shared[key](x)
 
 
+class BlockBuilder(Builder):
+  """Draws layers that hold layers too: behind convolutions, and again where one was called on such a tensor before."""
+
+  def add_gated_convolution(self):
+    x = super().add_gated_convolution()
+    if x is None or self.data_format == "channels_first" or x.sparse:  # As Keras 3.15 takes 2 * x to be.
+      return x
+    key = ("block", x.shape)
+    if key not in self.shared:
+      n = self.channels(x)
+      kinds = [lambda: blocks.Residual(n), lambda: blocks.Excitation(n), lambda: blocks.Inverted(n, self.one_of(2, 4))]
+      self.shared[key] = self.one_of(*kinds)()
+    return self.shared[key](x)
+
+
 @st.composite
-def models(draw):
+def models(draw, kind=Builder):
   """A model of two inputs or one, and of outputs."""
   data_format = draw(st.sampled_from(["channels_last", "channels_last", "channels_first"]))
   shape = (5, 6, 3) if data_format == "channels_last" else (3, 5, 6)
   inputs = [keras.Input(shape) for _ in range(draw(st.integers(1, 2)))]
-  builder = Builder(draw, data_format, inputs, {})
+  builder = kind(draw, data_format, inputs, {})
   builder.tensors += [builder.add_gated_convolution() for _ in inputs]
   for _ in range(draw(st.integers(2, 9))):
     builder.step()
@@ -312,6 +328,19 @@ def test_random_models():
 
   check()
   assert np.mean(np.array(removed) > 0) > 0.15
+
+
+def test_random_models_of_blocks():
+  opened = []
+
+  @settings(max_examples=settings().max_examples // 3)
+  @given(models(BlockBuilder))
+  def check(model):
+    squeeze_and_check(model)
+    opened.append(bool(plan(model).opened))
+
+  check()
+  assert np.mean(opened) > 0.3
 
 
 # What it found.

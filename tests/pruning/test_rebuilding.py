@@ -675,6 +675,7 @@ def test_walls_that_are_graphs_are_copied_or_shared(randomize, shut):
     assert type(smaller.get_layer("wall")) is type(wall)
 
 
+@pytest.mark.usefixtures("own_rules")
 def test_a_subclassed_model_that_is_a_wall_is_copied_with_the_graph_in_it(randomize, shut):
   class Holding(keras.Model):
     """Holds a functional model."""
@@ -687,6 +688,7 @@ def test_a_subclassed_model_that_is_a_wall_is_copied_with_the_graph_in_it(random
     def call(self, inputs):
       return self.inner(inputs) + 1
 
+  register(Holding, rules.Wall())
   images = image()
   model = randomize(keras.Model(images, layers.Conv2D(2, 1)(conv_bn(Holding(name="wall")(images), "a", 6))))
   shut(model, "a_bn", [1, 2], -1)

@@ -125,12 +125,60 @@ def test_the_gammas_that_are_left_out_stay(randomize):
   model = randomize(keras.Model(images, layers.Conv2D(2, 1)(x)))
   by_path = penalties(model)
   before, gamma = outputs(model), model.get_layer("b_bn").gamma.numpy()
-  with pytest.raises(ValueError, match="activation"):
-    scale_gammas(model, by_path, ALPHA)
-  del by_path["b_bn/gamma"]
-  scale_gammas(model, by_path, ALPHA)
+  left_out = scale_gammas(model, by_path, ALPHA)
+  assert list(left_out) == ["b_bn/gamma"]
+  assert left_out["b_bn/gamma"].startswith("what layer activation")
   np.testing.assert_allclose(outputs(model)[0], before[0], rtol=1e-9, atol=1e-9)
   np.testing.assert_array_equal(model.get_layer("b_bn").gamma, gamma)
+
+
+def test_what_can_be_scaled_is_and_exactly_that_is_undone(randomize):
+  """Gammas that meet in a sum are scaled together or not at all, and a shared layer reads one factor."""
+  images = image()
+  a, b, c = (layers.ReLU()(conv_bn(images, name, 4)) for name in "abc")
+  both = layers.Conv2D(4, 1, name="both")
+  bent = layers.Activation("swish", name="bent")(b)
+  d = conv_bn(both(layers.Add(name="sum")([a, b])), "d", 4)
+  e = conv_bn(both(c), "e", 4)
+  x = layers.Concatenate()([layers.ReLU()(d), layers.ReLU()(e), bent])
+  model = randomize(keras.Model(images, layers.Conv2D(2, 3, name="end")(x)))
+  gates = penalties(model)
+  before, weights = outputs(model), model.get_weights()
+  left_out = scale_gammas(model, gates, ALPHA)
+  assert {key: reason.split()[2] for key, reason in left_out.items()} == {
+    "b_bn/gamma": "bent",
+    "a_bn/gamma": "sum",
+    "c_bn/gamma": "both",
+  }
+  np.testing.assert_allclose(outputs(model)[0], before[0], rtol=1e-9, atol=1e-9)
+  scaled = {name: abs(model.get_layer(f"{name}_bn").gamma.numpy()).max() for name in "abcde"}
+  assert [name for name, largest in scaled.items() if largest < 0.1] == ["d", "e"]
+  with pytest.raises(ValueError, match="cannot be scaled back: what layer bent.*leave b_bn/gamma out"):
+    unscale_gammas(model, gates, ALPHA, {})
+  unscale_gammas(model, gates, ALPHA, left_out)
+  for ours, theirs in zip(model.get_weights(), weights, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+  scale_gammas(model, gates, ALPHA)
+  unscale_gammas(model, gates, ALPHA)
+  for ours, theirs in zip(model.get_weights(), weights, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_what_was_left_out_is_left_out_of_the_squeezed_model(randomize):
+  images = image()
+  a = conv_bn(images, "a", 4)
+  b = layers.Activation("tanh")(conv_bn(images, "b", 4))
+  x = layers.Activation("tanh", name="bent")(layers.Conv2D(2, 1)(layers.Add(name="sum")([a, b])))
+  y = layers.Conv2D(2, 1)(layers.ReLU()(conv_bn(images, "c", 4)))
+  model = randomize(keras.Model(images, layers.Add()([x, y])))
+  gates = dict.fromkeys(("a_bn/gamma", "c_bn/gamma"), 1.0)
+  left_out = scale_gammas(model, gates, ALPHA)
+  assert list(left_out) == ["a_bn/gamma"]
+  gamma = model.get_layer("a_bn").gamma.numpy()
+  smaller, _ = squeeze(model)
+  unscale_gammas(smaller, gates, ALPHA, left_out)
+  np.testing.assert_array_equal(smaller.get_layer("a_bn").gamma, gamma)
+  assert_same_function(model, smaller)
 
 
 def test_around_training_and_squeezing(randomize):

@@ -208,13 +208,28 @@ def test_gammas_of_one_path_go_by_the_names_of_their_models():
   assert float(group_lasso(model, {"left/a_bn/gamma": 1.0, "right/a_bn/gamma": 10.0})) == 8 + 40
 
 
-def test_several_inputs_need_num_pixels():
-  first, second = image(), keras.Input((8, 8, 3))
+def test_several_inputs_of_one_size():
+  first, second, third = image(), keras.Input((8, 8, 3)), keras.Input((4,))
   x = conv_bn(layers.Add()([first, second]), "a", 4)
+  x = layers.Conv2D(2, 1)(x) + layers.Reshape((1, 1, 2))(layers.Dense(2)(third))
+  model = keras.Model([first, second, third], x)
+  assert penalties(model) == penalties(model, num_pixels=64) == {"a_bn/gamma": (64 + 27 + 2) / 64}
+
+
+def test_several_inputs_of_several_sizes_need_num_pixels():
+  first, second = image(), keras.Input((4, 4, 3))
+  x = conv_bn(layers.Add()([layers.MaxPooling2D()(first), second]), "a", 4)
   model = keras.Model([first, second], layers.Conv2D(2, 1)(x))
-  with pytest.raises(ValueError, match="num_pixels"):
+  with pytest.raises(ValueError, match="num_pixels cannot be read off"):
     penalties(model)
-  assert penalties(model, num_pixels=64) == {"a_bn/gamma": (64 + 27 + 2) / 64}
+  assert penalties(model, num_pixels=64) == {"a_bn/gamma": (16 + 27 + 2) / 64}
+
+
+def test_of_a_dense_model_num_pixels_is_1():
+  numbers = keras.Input((5,))
+  x = layers.BatchNormalization(name="a_bn")(layers.Dense(4, use_bias=False)(numbers))
+  model = keras.Model(numbers, layers.Dense(2)(layers.ReLU()(x)))
+  assert penalties(model) == penalties(model, num_pixels=1) == {"a_bn/gamma": 1 + 5 + 2}
 
 
 @pytest.mark.parametrize("value", [0, -4, float("nan")])

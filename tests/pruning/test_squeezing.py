@@ -1238,3 +1238,18 @@ def test_the_networks_with_random_gammas(randomize, shut, name, seed):
   assert 0 < carriers < 10
   _, report = squeeze(model, exact=False)
   assert sum(layer.removed for layer in report.layers.values()) == dead
+
+
+def test_a_head_of_zeros_is_named(randomize, caplog):
+  images = image()
+  x = conv_bn(conv_bn(images, "a", 16), "b", 16)
+  x = layers.GlobalAveragePooling2D()(x)
+  model = randomize(keras.Model(images, layers.Dense(2, name="head")(x)))
+  assert plan(model).notes == []
+  head = model.get_layer("head")
+  head.kernel.assign(np.zeros(head.kernel.shape))
+  smaller, report = squeeze(model)
+  (note,) = report.notes
+  assert note.startswith("the kernel of layer head is all 0, as if it was never trained")
+  assert f"leaves {smaller.count_params():,} of {model.count_params():,} parameters" in note
+  assert note in caplog.text

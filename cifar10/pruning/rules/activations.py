@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from cifar10.pruning.rules.base import registered, to_float64
+from cifar10.pruning.rules.base import rules_of, to_float64
 
 COUPLED_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
 PROBED_SHAPES = ((2, 5), (2, 3, 4), (2, 3, 4, 5))
@@ -32,7 +32,7 @@ def is_coupled(function: Callable) -> bool:
     if function.variables or not function.built:
       return True  # Called, it might change.
     function = function.call
-  rules = registered(function)
+  rules = rules_of(function)
   return not (rules[0].elementwise if rules else acts_on_values(function))
 
 

@@ -254,6 +254,11 @@ def attribute_of(layer: keras.Operation, name: str) -> Any:
   return functools.reduce(lambda owner, part: getattr(owner, part, None), name.split("."), layer)
 
 
+def rules_of(key: type[keras.Operation] | Callable) -> tuple[Rule, ...]:
+  """The rules that are registered for a class, or for a function; none for what is not."""
+  return RULES.get(key, ()) if isinstance(key, Hashable) else ()
+
+
 def to_float64(variable: npt.ArrayLike) -> np.ndarray:
   """A variable or tensor as a float64 array."""
   return keras.ops.convert_to_numpy(variable).astype(np.float64)
@@ -264,16 +269,11 @@ def rule_of(call: Call) -> Rule:
   in_training = call.kwargs.get("training") or any(argument is True for argument in call.args[1:])
   masked = _heeds_mask(call)
   function = call.operation.function if isinstance(call.operation, keras.layers.Lambda) else None
-  for rule in registered(function) or registered(type(call.operation)):
+  for rule in rules_of(function) or rules_of(type(call.operation)):
     fits = len(call.outputs) == 1 or rule.many_outputs
     if fits and not (in_training and rule.trains) and not (masked and not rule.ignores_mask) and rule.applies(call):
       return rule
   return Wall()
-
-
-def registered(key: type[keras.Operation] | Callable) -> tuple[Rule, ...]:
-  """The rules of a class, or of a function."""
-  return RULES.get(key, ()) if isinstance(key, Hashable) else ()
 
 
 def _heeds_mask(call):
