@@ -154,7 +154,7 @@ def test_dead_channels_with_betas_of_0_go_where_constants_would_stay():
   widths, zero = [], []
   for betas in (False, True):
     model = gated()
-    optimizer = ProximalSGD(0.05, 0.1, penalties(model), groups=groups(model), threshold_betas=betas)
+    optimizer = ProximalSGD(0.05, 0.12, penalties(model), groups=groups(model), threshold_betas=betas)
     fitted(model, optimizer, epochs=6)
     weights = [weight for name in ("a_bn", "each_bn") for weight in model.get_layer(name).trainable_variables]
     zero.append(np.all([ops.convert_to_numpy(weight) == 0 for weight in weights], axis=0).sum())
