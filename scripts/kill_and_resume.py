@@ -162,7 +162,7 @@ def main():
   """Runs chains until there were as many kills as asked for."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--kills", type=int, default=30)
-  parser.add_argument("--power_cuts", action="store_true")
+  parser.add_argument("--power_cuts", action="store_true", help="cut the power of a disk in a file with each kill")
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args()
   rng, counts, chains = random.Random(arguments.seed), collections.Counter(), 0

@@ -139,6 +139,8 @@ def _is_finite(array):
 def _tolerance(model):
   """The square root of the rounding error of the coarsest type in which a layer computes."""
   types = {layer.compute_dtype for layer in layers_in(model)} & set(EPSILONS)
+  if "float64" in types:  # Batch norms compute in what Keras makes of it and float32: on JAX and PyTorch in float32.
+    types.add(keras.backend.result_type("float64", "float32"))
   return max((EPSILONS[name] for name in types), default=EPSILONS["float32"]) ** 0.5
 
 

@@ -358,6 +358,7 @@ def test_a_schedule_cannot_be_set_to_a_number():
     ("loss_scale_factor", 2.0),
     ("gradient_accumulation_steps", 2),
     ("penalties", {"a": 2.0}),
+    ("learning_rate", keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)),
   ],
 )
 def test_what_compiled_steps_keep_cannot_be_set_once_they_are(name, value):
