@@ -21,6 +21,8 @@ class Split(Rearrangement):
     bounds = call.operation.indices_or_sections
     if isinstance(bounds, int):
       bounds = range(0, len(channels.ids), len(channels.ids) // bounds)[1:]
+    if not bounds:
+      return Squeezed()
     return Squeezed({"indices_or_sections": tuple(kept_before(keep_in[0], bound) for bound in bounds)})
 
   def scaled(self, call, factors):

@@ -41,6 +41,7 @@ CUTS = [
   (lambda x: ops.split(x, [1, 4], axis=3), 3),
   (lambda x: ops.split(x, 5, axis=1), 4),
   (lambda x: ops.split(x, 3, axis=-1)[1], 3),
+  (lambda x: ops.split(x, 1, axis=-1), 4),
   (lambda x: layers.Concatenate()([x[..., 3:], x[..., :3]]), 4),
 ]
 
