@@ -81,9 +81,8 @@ class Thresholding(KnowsLastOfStep):
     self._averages = []
 
   def __setattr__(self, name: str, value: Any) -> None:
-    # A number counts from the next step; of a schedule, compiled steps would never hear.
-    fixed = name in FIXED_ONCE_BUILT or (name == "learning_rate" and callable(value))
-    if fixed and getattr(self, "built", False) and value != getattr(self, name):
+    schedules = name == "learning_rate" and callable(value)  # A number counts from the next step.
+    if getattr(self, "built", False) and (schedules or (name in FIXED_ONCE_BUILT and value != getattr(self, name))):
       raise ValueError(
         f"{name} cannot be set to {value} once the optimizer is built, since compiled steps keep what they have; "
         f"compile the model with a new {type(self).__name__}"
