@@ -163,6 +163,11 @@ def place_among_trained(optimizer, variable):
   return optimizer._get_variable_index(variable)
 
 
+def says_its_output_shape(layer):
+  """Whether a Lambda layer was given the shape of its output, which holds the number of channels."""
+  return layer._output_shape is not None
+
+
 class KnowsLastOfStep:
   """A base of optimizers: `last_of_step` is the place of the last variable that has a gradient step, once it begins."""
 
@@ -220,7 +225,8 @@ def operation_class(function, *args, tensor=None):
     *args: what it is called with after its first argument.
     tensor: its first argument, a symbolic tensor or a list of some; by default one of rank 4.
   """
-  return type(operation_of(function(keras.KerasTensor((None, 2, 2, 2)) if tensor is None else tensor, *args)))
+  made = function(keras.KerasTensor((None, 2, 2, 2)) if tensor is None else tensor, *args)
+  return type(operation_of(keras.tree.flatten(made)[0]))
 
 
 def nodes_in_order(model):

@@ -32,6 +32,7 @@ class ChannelGraph:
     threshold: a batch norm's gamma counts as 0 if its absolute value is no more than this.
     keep: names of layers whose output channels stay, and whose gammas the threshold leaves alone; the name of a
       nested model, or of a layer that was opened, stands for all its layers.
+    whole_groups: whether of grouped convolutions only whole groups may go.
     size: what the height and width of inputs count as where they are not fixed; by default they stay open.
 
   Attributes:
@@ -48,10 +49,12 @@ class ChannelGraph:
       in `keep`.
   """
 
-  def __init__(self, model, threshold=0.0, keep=(), size=None):
+  def __init__(self, model, threshold=0.0, keep=(), size=None, whole_groups=False):
     self.threshold = threshold
+    self.whole_groups = whole_groups
     self.blocked = {}
     self._parents = []
+    self._patterns = {}
     self.opened = opened(model)
     self.model = self.opened.model
     self.calls, tensors, bindings = flat_calls(self.model, size)
@@ -165,6 +168,10 @@ class ChannelGraph:
     first = len(self._parents)
     self._parents.extend(range(first, first + count))
     return np.arange(first, first + count)
+
+  def pattern(self, *key):
+    """The number of a pattern of zeros, 1 or more: the same for the same key."""
+    return self._patterns.setdefault(key, len(self._patterns) + 1)
 
   def unite(self, ids, others):
     """Declares that channels `ids[i]` and `others[i]` stay or go together."""

@@ -51,7 +51,7 @@ class Groups:
   def reading_kernels(self) -> dict[str, np.ndarray]:
     """The kernels that read the channels: dict from a layer's name to an array (groups, weights)."""
     return {
-      call.name: _gathered(call.rule.kernel(call.operation).swapaxes(1, 2), call.reads[0].ids, self.ids)
+      call.name: _gathered(call.rule.kernel_by_input(call.operation), call.reads[0].ids, self.ids)
       for call in self.readers
     }
 

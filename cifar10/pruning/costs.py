@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from cifar10.pruning.channel_graph import ChannelGraph
+from cifar10.pruning.rules.base import attribute_of
 
 
 def multiply_adds(
@@ -31,6 +32,6 @@ def multiply_adds(
   graph = model if isinstance(model, ChannelGraph) else ChannelGraph(model)
   counts = []
   for call in graph.calls:
-    own = {name: getattr(call.operation, name) for name in call.rule.kernels}
+    own = {name: attribute_of(call.operation, name) for name in call.rule.kernels}
     counts.append(call.rule.multiply_adds(call, {**own, **(weights or {}).get(id(call.operation), {})}))
   return None if None in counts else sum(counts)

@@ -7,6 +7,7 @@ import numpy as np
 
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.costs import multiply_adds
+from cifar10.pruning.rules.base import attribute_of
 
 
 class Counts:
@@ -40,7 +41,7 @@ class Counts:
       sizes = {widths: _size(layer, weights) for widths, weights in left.items()}
       products = dict.fromkeys(left, 0)
       if self.multiply_adds is not None:
-        own = {name: getattr(layer, name) for name in first.rule.kernels}
+        own = {name: attribute_of(layer, name) for name in first.rule.kernels}
         products = {
           widths: sum(call.rule.multiply_adds(call, own | weights) for call in calls)
           for widths, weights in left.items()
@@ -67,13 +68,15 @@ def _widths(ids):
 
 def _left(graph, call, inputs, outputs):
   """The weights by name of a layer with its first inputs and outputs alone."""
-  keep_in = [np.arange(len(channels.ids)) < inputs for channels in call.reads]
+  # Of a grouped convolution whole groups go: each keeps its inputs.
+  whole = call.rule.mixes and call.rule.groups(call.operation) > 1
+  keep_in = [whole | (np.arange(len(channels.ids)) < inputs) for channels in call.reads]
   keep_out = np.arange(len(call.outputs[0].channels.ids)) < outputs
   return call.rule.squeezed(graph, call, keep_in, keep_out).weights
 
 
 def _size(layer, weights):
-  own = {name: getattr(layer, name).shape for name in weights if getattr(layer, name, None) is not None}
+  own = {name: attribute_of(layer, name).shape for name in weights if attribute_of(layer, name) is not None}
   return sum(map(np.size, weights.values())) - sum(map(math.prod, own.values()))
 
 

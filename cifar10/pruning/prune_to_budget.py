@@ -12,6 +12,7 @@ from cifar10.pruning.budget import Budget, evenly, within
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.comparing import compare
 from cifar10.pruning.counting import Counts
+from cifar10.pruning.deciding import Decisions, decided, refuse_all_but_counts
 from cifar10.pruning.importance import Importance
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.means import means_of_batch_norms, means_of_examples
@@ -19,7 +20,7 @@ from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
 from cifar10.pruning.remarks import warn_of
 from cifar10.pruning.reports import SelfCheck, SqueezeReport
 from cifar10.pruning.rules.base import Squeezed
-from cifar10.pruning.squeezing import Decisions, decided, pieces_of, refuse_all_but_counts, report_of
+from cifar10.pruning.squeezing import pieces_of, report_of
 from cifar10.pruning.steps import Widths, allowed, possible_steps
 
 IMPORTANCES = ("gamma", "l1", "l2", "taylor", "random")
@@ -207,7 +208,7 @@ class _Wishes:
 def _pruned(model, budget, wishes):
   if budget is None and wishes.multiple_of == 1:
     raise ValueError("there is no budget; give one of parameters, multiply_adds and channels, or multiple_of above 1")
-  graph = ChannelGraph(model, keep=wishes.keep)
+  graph = ChannelGraph(model, keep=wishes.keep, whole_groups=True)
   counts = Counts(graph, graph.model.count_params())
   if budget is not None and budget.name == "multiply_adds" and counts.multiply_adds is None:
     raise ValueError(f"{model.name} has inputs of open sizes: give parameters or channels, not multiply_adds")

@@ -5,6 +5,7 @@ loses channels is made from its config, as Keras does it.
 """
 
 import dataclasses
+import functools
 import inspect
 import logging
 import re
@@ -16,7 +17,7 @@ import numpy as np
 from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
-from cifar10.pruning.rules.base import Channels, Squeezed
+from cifar10.pruning.rules.base import Channels, Squeezed, attribute_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def refuse_shared_variables(graph: ChannelGraph, pieces: Mapping[int, Squeezed])
       owners.setdefault(id(variable), []).append(first)
   for first, *_ in graph.calls_by_operation():
     for name, array in pieces.get(id(first.operation), Squeezed()).weights.items():
-      variable = getattr(first.operation, name, None)
+      variable = attribute_of(first.operation, name)
       others = [other.name for other in owners.get(id(variable), []) if other is not first]
       if others and not np.array_equal(keras.ops.convert_to_numpy(variable), array):
         raise ValueError(
@@ -119,12 +120,12 @@ class _Rebuilding:
       if isinstance(layer, keras.Layer) and copy is not layer and not is_functional(layer):
         weights = self._piece(layer).weights
         if self._name(layer) in self.remade:
-          given = {id(getattr(copy, name)) for name in weights}
+          given = {id(attribute_of(copy, name)) for name in weights}
           for one, other in self._variables(layer, copy):
             if id(one) not in given:
               one.assign(other)
         for name, array in weights.items():
-          getattr(copy, name).assign(array)
+          attribute_of(copy, name).assign(array)
         if self._name(layer) in self.remade:
           state = {}  # Loaded, a layer like Normalization works out what else depends on its weights.
           copy.save_own_variables(state)
@@ -160,7 +161,8 @@ class _Rebuilding:
     """Pairs of a variable of the copy and that of the layer."""
     if not isinstance(layer, keras.Layer) or is_functional(layer):
       return []
-    new = {id(getattr(copy, name)) for name in self._piece(layer).weights if getattr(layer, name) is None}
+    weights = self._piece(layer).weights
+    new = {id(attribute_of(copy, name)) for name in weights if attribute_of(layer, name) is None}
     ours, theirs = [variable for variable in copy.variables if id(variable) not in new], layer.variables
     if [_given_name(variable) for variable in ours] != [_given_name(variable) for variable in theirs]:
       raise ValueError(
@@ -213,7 +215,7 @@ class _Rebuilding:
   def _is_to_be_remade(self, operation):
     piece = self._piece(operation)
     for name, array in piece.weights.items():
-      variable = getattr(operation, name, None)
+      variable = attribute_of(operation, name)
       if variable is None or tuple(variable.shape) != np.shape(array):
         return True
     if not self._is_resized(operation):
@@ -324,13 +326,31 @@ def _from_config(operation, changes):
     if not standard:
       config = keras.saving.serialize_keras_object(operation)["config"]
       return type(operation).from_config({**config, **changes})
-    config = operation.get_config()
+    config = _without_shapes(_config_of(operation))
     # Functions that Keras does not know by name: activations, initializers, regularizers of the caller's own.
     for name, value in config.items():
       own = getattr(operation, name, None)
       if not isinstance(value, str) and callable(own) and not isinstance(own, keras.Operation):
         config[name] = value if inspect.ismethod(own) else own
     return type(operation).from_config({**config, **changes})
+
+
+def _config_of(operation):
+  """The config of a layer, with partial functions, which Keras cannot serialize, as they are."""
+  partial = {name: value for name, value in vars(operation).items() if isinstance(value, functools.partial)}
+  vars(operation).update(dict.fromkeys(partial, keras.activations.linear))
+  try:
+    config = operation.get_config()
+  finally:
+    vars(operation).update(partial)
+  return {**config, **{name: value for name, value in partial.items() if name in config}}
+
+
+def _without_shapes(config):
+  """A config without the shapes for which layers in it were built."""
+  if isinstance(config, dict):
+    return {name: _without_shapes(value) for name, value in config.items() if name != "build_config"}
+  return config
 
 
 def _cause(error):

@@ -10,6 +10,7 @@ REASONS = {
   "carrier": "stands for others whose constants cannot pass a padded border",
   "padding": "is a constant that cannot pass a padded border, and nothing can stand for it",
   "width": "multiple_of or min_channels wants it, or the layer has no other",
+  "groups": "all groups of a grouped convolution are as wide",
   "keep": "keep names the layer",
   "shared": "other tensors or layers need it",
   "output": "is an output of the model",
@@ -111,8 +112,34 @@ class LayerReport:
 
   def is_lost(self) -> bool:
     """Whether all channels are dead, and some stay only because a layer cannot be without."""
-    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "width"))
+    own = sum(self.kept_though_dead.get(reason, 0) for reason in ("carrier", "width", "groups"))
     return own == self.channels - self.removed
+
+
+@dataclasses.dataclass
+class WallKind:
+  """The walls of one class.
+
+  Attributes:
+    kind: name of the class.
+    names: names of the layers.
+    dead_channels: how many dead channels of the layers before stay because of them.
+    registration: the call of `register` that is likely to fit: `YourRule` is one to write. "" for a class of Keras.
+  """
+
+  kind: str
+  names: list[str]
+  dead_channels: int
+  registration: str
+
+  def __str__(self) -> str:
+    """
+    >>> print(WallKind("Mish", ["a", "b"], 5, "register(Mish, rules.Elementwise())"))
+    2 Mish (a, b) keep 5 dead channels; if it holds: register(Mish, rules.Elementwise())
+    """
+    known = f"; if it holds: {self.registration}" if self.registration else ""
+    verb = "keeps" if len(self.names) == 1 else "keep"
+    return f"{len(self.names)} {self.kind} ({', '.join(self.names)}) {verb} {self.dead_channels} dead channels{known}"
 
 
 @dataclasses.dataclass
@@ -126,6 +153,7 @@ class SqueezeReport:
       convolutions, whose channels are those of the layer before; a layer inside a nested model goes by "model/layer".
     gates: the same for batch norms.
     walls: names of the layers that the channel graph has no rule for; what reaches them stays.
+    wall_kinds: list of `WallKind`, the same by class, with what they keep and how to register them.
     opened: dict from the name of each layer that became a functional model of the layers that it calls to that of its
       class.
     comparison: the `Comparison` of the model and the squeezed one, if a threshold above 0 or pruning changed the
@@ -146,6 +174,7 @@ class SqueezeReport:
   walls: list[str]
   opened: dict[str, str] = dataclasses.field(default_factory=dict)
   comparison: Comparison | None = dataclasses.field(default=None, compare=False)
+  wall_kinds: list[WallKind] = dataclasses.field(default_factory=list)
   remade: list[str] = dataclasses.field(default_factory=list, compare=False)
   shared: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
   notes: list[str] = dataclasses.field(default_factory=list, compare=False)
@@ -192,6 +221,7 @@ def _remarks(report):
     yield f"{reason}: {REASONS.get(reason, 'a layer through which channels cannot be followed')}"
   if report.walls:
     yield f"walls, through which no channel is followed: {', '.join(report.walls)}"
+  yield from (f"  {kind}" for kind in report.wall_kinds if kind.dead_channels or kind.registration)
   if report.opened:
     yield f"functional models now of what they call: {', '.join(map('{0[0]}, a {0[1]}'.format, report.opened.items()))}"
   for name, reason in report.shared.items():

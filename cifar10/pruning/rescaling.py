@@ -13,7 +13,7 @@ import numpy as np
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import variables_of
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.rules.base import to_float64
+from cifar10.pruning.rules.base import attribute_of, to_float64
 
 
 def scale_gammas(model: keras.Model, penalties: Collection[str], alpha: float) -> dict[str, str]:
@@ -146,7 +146,7 @@ def _multiply(graph, scaled, readers, alpha):
   for call, factors in readers.values():
     weights = call.rule.absorbed(call.operation, factors) if _any_scaled([factors]) else {}
     for name, array in weights.items():
-      getattr(call.operation, name).assign(array)
+      attribute_of(call.operation, name).assign(array)
 
 
 def _factors_of_readers(graph, scaled, alpha):
@@ -165,7 +165,10 @@ def _factors_of_readers(graph, scaled, alpha):
     if call.rule.kernels:
       if inputs[0] is not None:
         _, before, others = readers.setdefault(id(call.operation), (call, inputs[0], from_where))
-        if (_turned(call) and _any_scaled(inputs)) or not np.array_equal(before, inputs[0]):
+        pairs = zip(call.inputs, inputs)
+        apart = [factor for tensor, factor in pairs if tensor is not call.inputs[0] and factor is not None]
+        turned = _turned(call) and _any_scaled(inputs)
+        if turned or _any_scaled(apart) or not np.array_equal(before, inputs[0]):
           stopped, from_where = True, from_where | others
       passed_from = set()
     elif any(factor is None for factor in inputs):

@@ -11,11 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from cifar10.pruning.calls import flat_calls
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.keys import MARK, gamma_keys, variables_of
+from cifar10.pruning.opening import opened
 from cifar10.pruning.remarks import out_of_sight, warn_of
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.rules.base import Input
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
   1.015625
   """
   if num_pixels is None:
-    num_pixels = _num_pixels(ChannelGraph(model))
+    num_pixels = _num_pixels(model)
   elif not num_pixels > 0:
     raise ValueError(f"num_pixels is {num_pixels}; it is the height * width of the images, 1 or more")
   graph = ChannelGraph(model, size=round(math.sqrt(num_pixels)))
@@ -73,7 +74,7 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
 
 
 def groups(model: keras.Model) -> dict[str, np.ndarray]:
-  """Which channels stay or go together: sums and concatenations, a grouped convolution or a shared layer tie them.
+  """Which channels stay or go together: sums and concatenations, or a shared layer, tie them.
 
   A channel of a residual stream, for example, is scaled by the batch norms of all blocks that add to it, and goes only
   when all of them shut it. An optimizer that gets the groups shuts them together.
@@ -162,9 +163,10 @@ def _sum(tensors):
   return functools.reduce(operator.add, tensors)
 
 
-def _num_pixels(graph):
-  inputs = [tensor for call in graph.calls if isinstance(call.rule, Input) for tensor in call.outputs]
-  channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in graph.calls)
+def _num_pixels(model):
+  calls, *_ = flat_calls(opened(model).model, None)
+  inputs = [tensor for call in calls if not call.inputs for tensor in call.outputs]
+  channels_first = any(getattr(call.operation, "data_format", None) == "channels_first" for call in calls)
   sizes = {tensor.shape[2:] if channels_first else tensor.shape[1:-1] for tensor in inputs}
   images = sizes - {()} or sizes
   if len(images) != 1 or None in min(images):

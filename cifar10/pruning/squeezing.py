@@ -6,29 +6,25 @@ constant times its weights is added to their bias, or taken off the moving mean 
 """
 
 import collections
-import dataclasses
 import logging
 import math
-import numbers
 from collections.abc import Collection
 
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import Call
-from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.checking import first_difference, self_check
 from cifar10.pruning.costs import multiply_adds
+from cifar10.pruning.deciding import decide
 from cifar10.pruning.inputs import Arrays, inputs_that_run
 from cifar10.pruning.rebuilding import rebuilt, refuse_shared_variables
 from cifar10.pruning.remarks import never_trained, out_of_sight, warn_of
 from cifar10.pruning.reports import LayerReport, SqueezeReport
 from cifar10.pruning.rules import BatchNorm
-from cifar10.pruning.rules.base import Squeezed, to_float64
+from cifar10.pruning.rules.base import Squeezed, attribute_of, to_float64
+from cifar10.pruning.walls import wall_kinds
 
 logger = logging.getLogger(__name__)
-
-LARGEST_RATIO = 16  # Of a constant to that of its carrier, by which kernels are multiplied.
 
 
 def squeeze(
@@ -88,7 +84,7 @@ def squeeze(
   >>> report.parameters_before, report.parameters_after
   (134, 68)
   """
-  graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
+  graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = pieces_of(graph, decisions)
   report = report_of(graph, decisions, pieces)
   warn_of(report.notes)
@@ -141,7 +137,7 @@ def plan(
   >>> plan(model).layers["a"].removed, plan(model, threshold=0.1).layers["a"].removed
   (1, 2)
   """
-  graph, decisions = _decide(model, exact, multiple_of, min_channels, threshold, keep)
+  graph, decisions = decide(model, exact, multiple_of, min_channels, threshold, keep)
   pieces = pieces_of(graph, decisions)
   refuse_shared_variables(graph, pieces)
   report = report_of(graph, decisions, pieces)
@@ -161,7 +157,7 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
     model = rebuilt(graph.model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
   functional = model if thresholded else graph.model
   check, failing = self_check(model, functional, smaller, inputs)
-  if failing is None or not (exact or _is_exact(decisions)):
+  if failing is None or not (exact or decisions.is_exact()):
     return check
   name = first_difference(functional, smaller, failing, graph, decisions.kept, pieces)
   by = (
@@ -174,210 +170,6 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
     f"{model.name} squeezed does not compute the same: outputs are {by}, and {where}; mend its config or its rule, "
     "name it in keep, or pass verify=False to have the result all the same"
   )
-
-
-@dataclasses.dataclass
-class _Reading:
-  """How a convolution or dense layer reads its input, over all its calls.
-
-  Attributes:
-    call: its first call.
-    shared: whether there are more.
-    folds: whether what constants other than 0 add can go into its bias.
-    constant: float64 (inputs,): what each input is in all the calls that use it; NaN if that is no one value.
-    border: int8 (inputs,): as in `Channels`, the worst of the calls that use it.
-    used: bool (inputs,): whether any call uses the input.
-  """
-
-  call: Call
-  shared: bool
-  folds: bool
-  constant: np.ndarray
-  border: np.ndarray
-  used: np.ndarray
-
-  @property
-  def ids(self):
-    return self.call.reads[0].ids
-
-
-@dataclasses.dataclass
-class Decisions:
-  """What to do with channels, by id.
-
-  Attributes:
-    readings: list of `_Reading`.
-    goes: bool array over ids: those that go.
-    reasons: dict from a dead id that stays to the reason.
-    unfolded: dict from id to {index of a reading that does not fold: constant other than 0 that it uses}.
-    carrier: dict from an id that goes to the one that stands for its constant where it is not folded.
-  """
-
-  readings: list[_Reading]
-  goes: np.ndarray
-  reasons: dict[int, str]
-  unfolded: dict[int, dict[int, float]]
-  carrier: dict[int, int] = dataclasses.field(default_factory=dict)
-
-  def keep(self, channel, reason):
-    self.goes[channel] = False
-    self.carrier.pop(channel, None)
-    self.reasons[channel] = reason
-
-  def kept(self, channels):
-    """Which positions stay: bool array."""
-    return ~self.goes[channels.ids]
-
-
-def _decide(model, exact, multiple_of, min_channels, threshold, keep):
-  for name, value in {"multiple_of": multiple_of, "min_channels": min_channels}.items():
-    refuse_all_but_counts(name, value)
-  if not isinstance(threshold, numbers.Real) or not 0 <= threshold < math.inf:
-    raise ValueError(f"threshold is {threshold}; it is a finite number of 0 or more")
-  graph = ChannelGraph(model, threshold, keep)
-  return graph, decided(graph, exact, multiple_of, min_channels)
-
-
-def refuse_all_but_counts(name: str, value: int) -> None:
-  """Raises ValueError for an argument that is no whole number of 1 or more."""
-  if not isinstance(value, numbers.Integral) or value < 1:
-    raise ValueError(f"{name} is {value}; it is a whole number of 1 or more")
-
-
-def decided(graph: ChannelGraph, exact: bool, multiple_of: int = 1, min_channels: int = 1) -> Decisions:
-  """What goes of a graph's channels; the arguments are those of `squeeze`."""
-  decisions = _removable(graph, exact)
-  lost = _lost_channels(graph, decisions)
-  patterned = {
-    channel
-    for index, reading in enumerate(decisions.readings)
-    for channel, reads in decisions.unfolded.items()
-    if not reading.call.rule.folds(reading.call.operation) and index in reads
-  }
-  for siblings in _siblings(graph, decisions):
-    waiting = siblings if exact or lost.issuperset(siblings) else patterned.intersection(siblings)
-    _choose_carriers(decisions, [channel for channel in waiting if channel in decisions.unfolded])
-  _fill_widths(graph, decisions, multiple_of, min_channels)
-  return decisions
-
-
-def _removable(graph, exact):
-  """Decides by how channels are read which can go, before carriers and widths."""
-  mixing = [calls for calls in graph.calls_by_operation() if calls[0].rule.mixes]
-  readings = [_reading(graph, calls) for calls in mixing if not calls[0].rule.tied]
-  reasons, unfolded = dict(graph.blocked), collections.defaultdict(dict)
-
-  def stay(reading, which, reason):
-    for channel in reading.ids[which].tolist():
-      reasons.setdefault(channel, reason)
-
-  for reading in readings:
-    stay(reading, reading.used & np.isnan(reading.constant), "shared")
-  for index, reading in enumerate(readings):
-    rule = reading.call.rule
-    nonzero = reading.used & (reading.constant != 0) & ~np.isnan(reading.constant)
-    stay(reading, reading.used & (reading.border > (0 if exact else 1)), "padding")
-    if not reading.folds and rule.carries:
-      for position in np.flatnonzero(nonzero):
-        unfolded[int(reading.ids[position])][index] = reading.constant[position]
-    elif not reading.folds and (exact or not rule.folds(reading.call.operation)):
-      stay(reading, nonzero, "padding")
-  goes = np.zeros(graph.channel_count, bool)
-  for channels in graph.tensors():
-    goes[channels.ids] = True
-  goes[list(reasons)] = False
-  return Decisions(readings, goes, reasons, unfolded)
-
-
-def _reading(graph, calls):
-  call = calls[0]
-  count = len(call.reads[0].ids)
-  reading = _Reading(
-    call,
-    shared=len(calls) > 1,
-    folds=call.rule.folds(call.operation) and not any(each.rule.pads(each) for each in calls),
-    constant=np.full(count, np.nan),
-    border=np.zeros(count, np.int8),
-    used=np.zeros(count, bool),
-  )
-  for call in calls:
-    inputs, used = call.reads[0], call.rule.backward(graph, call)[0]
-    differs = reading.used & used & (reading.constant != inputs.constant)
-    reading.constant[used & ~reading.used] = inputs.constant[used & ~reading.used]
-    reading.constant[differs] = np.nan
-    reading.border = np.maximum(reading.border, used * inputs.border)
-    reading.used |= used
-  shut = graph.is_shut[reading.ids]
-  if shut.any():
-    # Nothing that is shut holds another one back: of several means it has their mean, and 0 where nothing takes it up.
-    means = np.mean([call.reads[0].constant[shut] for call in calls], axis=0)
-    reading.constant[shut] = means if call.rule.folds(call.operation) else 0
-  return reading
-
-
-def _is_exact(decisions):
-  """Whether nothing goes whose constant does not hold near borders, so that the function stays as it is."""
-  for reading in decisions.readings:
-    gone = decisions.goes[reading.ids] & reading.used & (reading.constant != 0)
-    carried = np.isin(reading.ids, list(decisions.carrier))
-    if (gone & (reading.border > 0)).any() or (not reading.folds and (gone & ~carried).any()):
-      return False
-  return True
-
-
-def _lost_channels(graph, decisions):
-  """The channels of those tensors of which nothing would stay."""
-  lost = set()
-  for channels in graph.tensors():
-    if not decisions.kept(channels).any():
-      lost.update(channels.ids.tolist())
-  return lost
-
-
-def _siblings(graph, decisions):
-  """Groups the channels that go by the tensors in which they stand."""
-  tensors = collections.defaultdict(list)
-  for index, channels in enumerate(graph.tensors()):
-    for channel in channels.ids[decisions.goes[channels.ids]].tolist():
-      tensors[channel].append(index)
-  groups = collections.defaultdict(list)
-  for channel, indices in tensors.items():
-    groups[tuple(indices)].append(channel)
-  return groups.values()
-
-
-def _choose_carriers(decisions, siblings):
-  """Keeps some to stand for the others, first those that most layers read, with the largest constant."""
-  unfolded = decisions.unfolded
-  waiting = sorted(siblings, key=lambda c: (-len(unfolded[c]), -max(map(abs, unfolded[c].values()))))
-  while waiting:
-    carrier, *waiting = waiting
-    decisions.keep(carrier, "carrier")
-    decisions.carrier |= {c: carrier for c in waiting if _can_carry(unfolded[carrier], unfolded[c])}
-    waiting = [channel for channel in waiting if channel not in decisions.carrier]
-
-
-def _can_carry(carrier, constants):
-  """Whether a carrier stands for constants at all that read them, without kernels that grow out of proportion."""
-  return all(abs(constant) <= LARGEST_RATIO * abs(carrier.get(index, 0)) for index, constant in constants.items())
-
-
-def _fill_widths(graph, decisions, multiple_of, min_channels):
-  for call in graph.mixing_calls():
-    channels = call.outputs[0].channels
-    width = max(int(decisions.kept(channels).sum()), min_channels)
-    _fill(decisions, channels, math.ceil(width / multiple_of) * multiple_of)
-  for channels in graph.tensors():
-    _fill(decisions, channels, 1)
-
-
-def _fill(decisions, channels, width):
-  """Keeps dead channels until `width` positions stay."""
-  for channel in channels.ids.tolist():
-    if decisions.kept(channels).sum() >= width:
-      return
-    if decisions.goes[channel]:
-      decisions.keep(channel, "width")
 
 
 def pieces_of(graph, decisions):
@@ -395,15 +187,17 @@ def pieces_of(graph, decisions):
 def _fold(graph, decisions, pieces, reading):
   """Puts what the constants that go contribute to a convolution or dense layer where it stays."""
   call, rule, layer = reading.call, reading.call.rule, reading.call.operation
-  keep_in, keep_out = decisions.kept(call.reads[0]), decisions.kept(call.outputs[0].channels)
+  keep_in, keep_out = decisions.kept(call.reads[0]), rule.made(layer, decisions.kept(call.outputs[0].channels))
   gone = np.flatnonzero(~keep_in & reading.used & (reading.constant != 0))
-  carried = [p for p in gone.tolist() if not reading.folds and reading.ids[p] in decisions.carrier]
+  carried = [p for p in gone.tolist() if not reading.folds[p] and reading.ids[p] in decisions.carrier]
   if carried:
     kernel = rule.kernel(layer).astype(np.float64)
     for position in carried:
-      carrier = decisions.carrier[reading.ids[position]]
-      stand_in = np.argmax((reading.ids == carrier) * abs(np.nan_to_num(reading.constant)))
-      kernel[:, stand_in] += reading.constant[position] / reading.constant[stand_in] * kernel[:, position]
+      alike = [each == reading.alike[position] for each in reading.alike]
+      carriers = alike & (reading.ids == decisions.carrier[reading.ids[position]])
+      stand_in = np.argmax(carriers * abs(np.nan_to_num(reading.constant)))
+      ratio = reading.constant[position] / reading.constant[stand_in]
+      rule.carry(layer, kernel, stand_in, position, ratio)
     pieces[id(layer)].weights |= rule.sliced(layer, kernel, keep_in, keep_out)
   shift = rule.shift(layer, np.setdiff1d(gone, carried), reading.constant)[keep_out]
   if shift.any():
@@ -423,7 +217,7 @@ def _shift_outputs(graph, pieces, reading, shift):
     and sum(other.operation is reader.operation for other in graph.calls) == 1
   )
   if rule.has_bias(layer):
-    piece.weights[rule.bias] = piece.weights[rule.bias] + shift
+    piece.weights |= rule.shifted(layer, piece.weights, shift)
   elif into_batch_norm:
     weights = pieces[id(reader.operation)].weights
     weights["moving_mean"] = weights["moving_mean"] - shift
@@ -436,10 +230,11 @@ def _shift_outputs(graph, pieces, reading, shift):
 def report_of(graph, decisions, pieces):
   layers = {calls[0].operation: calls for calls in graph.calls_by_operation()}
   grown = sum(
-    np.size(array) - math.prod(getattr(getattr(layer, name), "shape", (0,)))
+    np.size(array) - math.prod(getattr(attribute_of(layer, name), "shape", (0,)))
     for layer in layers
     for name, array in pieces[id(layer)].weights.items()
   )
+  made = {calls[0].name: _layer_report(decisions, calls) for calls in layers.values() if _makes_channels(calls)}
   before = graph.model.count_params()
   notes = [*graph.opened.notes, *out_of_sight(graph), *never_trained(graph, before, before + grown)]
   return SqueezeReport(
@@ -447,16 +242,22 @@ def report_of(graph, decisions, pieces):
     parameters_after=before + grown,
     multiply_adds_before=multiply_adds(graph),
     multiply_adds_after=multiply_adds(graph, {key: piece.weights for key, piece in pieces.items()}),
-    layers={calls[0].name: _layer_report(decisions, calls) for calls in layers.values() if calls[0].rule.mixes},
+    layers=made,
     gates={
       calls[0].name: _layer_report(decisions, calls)
       for calls in layers.values()
       if isinstance(calls[0].rule, BatchNorm)
     },
     walls=graph.walls,
+    wall_kinds=wall_kinds(graph, made),
     opened=graph.opened.layers,
     notes=notes,
   )
+
+
+def _makes_channels(calls):
+  """Whether the calls are of a layer that makes channels, which are followed."""
+  return calls[0].rule.mixes and calls[0].outputs[0].channels.axis is not None
 
 
 def _layer_report(decisions, calls):

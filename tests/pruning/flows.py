@@ -10,7 +10,7 @@ from builders import image
 from keras import layers, ops
 
 from cifar10.pruning import multiply_adds, plan, squeeze
-from cifar10.pruning.calls import as_functional, layers_in
+from cifar10.pruning.calls import as_functional
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.opening import opened
 
@@ -134,10 +134,8 @@ def squeeze_and_check(model, **arguments):
   assert report == plan(model, exact=True, **arguments)
   assert report.parameters_after == smaller.count_params()
   assert report.multiply_adds_after == multiply_adds(smaller)
-  # Of grouped convolutions only whole groups go; one that keeps a single group is a plain one after that.
-  if not any(getattr(layer, "groups", 1) > 1 for layer in layers_in(model)):
-    again = plan(smaller, exact=True, **arguments)
-    assert sum(layer.removed for layer in again.layers.values()) == 0
+  again = plan(smaller, exact=True, **arguments)
+  assert sum(layer.removed for layer in again.layers.values()) == 0
   removed = {name: layer.removed for name, layer in report.layers.items() if layer.removed}
   kept = {name: layer.kept_though_dead for name, layer in report.layers.items() if layer.kept_though_dead}
   return smaller, removed, kept

@@ -12,24 +12,15 @@
 4
 """
 
-from cifar10.pruning.rules.arrangement import Concatenation, Rearrangement, Reduction
+from cifar10.pruning.rules.arrangement import Concatenation, Rearrangement, Reduction, Repeat, Total
 from cifar10.pruning.rules.base import Channels, Rule, Squeezed, Wall
-from cifar10.pruning.rules.channelwise import (
-  Activation,
-  Affine,
-  BatchNorm,
-  Clip,
-  Elementwise,
-  ParametricRelu,
-  Passing,
-  Product,
-  Resizing,
-  Spatial,
-  Sum,
-  ZeroPadding,
-)
+from cifar10.pruning.rules.channelwise import Activation, Clip, Elementwise, Function, Passing, Product, Sum
 from cifar10.pruning.rules.convolutions import Depthwise, Grouped, Mixer, Separable, Transposed
 from cifar10.pruning.rules.kernels import KernelRule
+from cifar10.pruning.rules.readers import Reader
+from cifar10.pruning.rules.scales import Affine, BatchNorm, ParametricRelu, PerChannel
+from cifar10.pruning.rules.slicing import GetItem, Slice, Split
+from cifar10.pruning.rules.spatial import Maximum, Padding, Resizing, Spatial, ZeroPadding
 
 __all__ = [
   "Activation",
@@ -40,20 +31,30 @@ __all__ = [
   "Concatenation",
   "Depthwise",
   "Elementwise",
+  "Function",
+  "GetItem",
   "Grouped",
   "KernelRule",
+  "Maximum",
   "Mixer",
+  "Padding",
   "ParametricRelu",
   "Passing",
+  "PerChannel",
   "Product",
+  "Reader",
   "Rearrangement",
   "Reduction",
+  "Repeat",
   "Resizing",
   "Rule",
   "Separable",
+  "Slice",
   "Spatial",
+  "Split",
   "Squeezed",
   "Sum",
+  "Total",
   "Transposed",
   "Wall",
   "ZeroPadding",

@@ -1,5 +1,7 @@
 """Rules of the layers and operations that put values in other places, or join tensors."""
 
+import math
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -20,10 +22,14 @@ class Rearrangement(Rule):
   def forward(self, graph, call):
     channels = call.inputs[0].channels
     places = None if channels.axis is None else self._places(call, channels)
-    axis = None if places is None else _axis_of(places, channels)
-    if axis is None or call.outputs[0].shape[axis] is None:
+    axes = [_axis_of(each, channels) for each in places or []]
+    if places is None or any(tensor.shape[axis] is None for tensor, axis in zip(call.outputs, axes)):
       graph.block(channels.ids, call.name)
-      return [opaque(channels.reason or call.name)]
+      return [opaque(channels.reason or call.name) for _ in call.outputs]
+    return [self._arranged(graph, channels, *each) for each in zip(places, axes)]
+
+  def _arranged(self, graph, channels, places, axis):
+    """The `Channels` of one output."""
     columns = np.moveaxis(places, axis, -1).reshape(-1, places.shape[axis])
     columns = columns[:1] if (columns == columns[0]).all() else np.unique(columns, axis=0)
     for column in columns[1:]:
@@ -31,13 +37,13 @@ class Rearrangement(Rule):
     constants = channels.constant[columns]
     constant = np.where((constants == constants[0]).all(axis=0), constants[0], np.nan)
     border = np.where(np.isnan(constant), 0, channels.border[columns].max(axis=0))
-    return [Channels(axis, channels.ids[columns[0]], constant, border, reason=channels.reason)]
+    return Channels(axis, channels.ids[columns[0]], constant, border, reason=channels.reason)
 
   def backward(self, graph, call):
-    channels, output = call.reads[0], call.outputs[0].channels
+    channels = call.reads[0]
     used = np.zeros(len(channels.ids), bool)
-    places = np.moveaxis(self._places(call, channels), output.axis, -1)
-    used[places[..., output.used]] = True
+    for tensor, places in zip(call.outputs, self._places(call, channels)):
+      used[np.moveaxis(places, tensor.channels.axis, -1)[..., tensor.channels.used]] = True
     return [used]
 
   def squeezed(self, graph, call, keep_in, keep_out):
@@ -51,24 +57,28 @@ class Rearrangement(Rule):
     return Squeezed()
 
   def _places(self, call, channels):
-    """Which position of the input each value of the output comes from: an array like the output with a batch of 1.
+    """Which position of the input each value of the outputs comes from: arrays like the outputs with a batch of 1.
 
     None if that depends on sizes that are not fixed, or the batch does not stay what it is.
     """
-    shape = [1, *(6 if size is None else size for size in call.inputs[0].shape[1:])]
+    batch = self._batch(call)
+    shape = [batch, *(6 if size is None else size for size in call.inputs[0].shape[1:])]
     along = [1] * len(shape)
     along[channels.axis] = -1
     positions = np.broadcast_to(np.arange(len(channels.ids), dtype=np.int32).reshape(along), shape)
+    args, kwargs = keras.tree.map_structure(
+      lambda value: ops.convert_to_tensor(positions) if isinstance(value, Tensor) else value, (call.args, call.kwargs)
+    )
     try:
-      places = ops.convert_to_numpy(call.operation(ops.convert_to_tensor(positions)))
+      places = list(map(ops.convert_to_numpy, keras.tree.flatten(call.operation(*args, **kwargs))))
     except Exception:  # Whatever a backend raises for a shape that does not fit.
       return None
-    fits = len(places.shape) == len(call.outputs[0].shape) > 1 and len(places) == 1
-    fits = fits and call.outputs[0].shape[0] == call.inputs[0].shape[0]
-    sizes = list(zip(call.outputs[0].shape[1:], places.shape[1:]))
-    # A size that is not fixed and happens to be 1 says nothing of other sizes.
-    fits = fits and all(real > 1 if size is None else size == real for size, real in sizes)
-    return places if fits else None
+    pairs = zip(call.outputs, places, strict=True)
+    fits = all(len(each) == batch and _fits(tensor.shape, each, call.inputs[0].shape[0]) for tensor, each in pairs)
+    return [each[:1] for each in places] if fits else None
+
+  def _batch(self, call):
+    return 1
 
 
 class Concatenation(Rule):
@@ -88,8 +98,10 @@ class Concatenation(Rule):
         graph.block(term.ids, call.name)
       return [opaque(call.name)]
     if call.operation.axis % rank == followed[0]:
-      joined = [np.concatenate([getattr(term, name) for term in terms]) for name in ("ids", "constant", "border")]
-      return [Channels(followed[0], *joined)]
+      ids, constant, border, pattern = (
+        np.concatenate([getattr(term, name) for term in terms]) for name in ("ids", "constant", "border", "pattern")
+      )
+      return [Channels(followed[0], ids, constant, border, pattern=pattern)]
     for term in terms[1:]:
       graph.unite(terms[0].ids, term.ids)
     constants = np.stack([term.constant for term in terms])
@@ -108,6 +120,13 @@ class Concatenation(Rule):
     return joined if len(joined) == len(call.outputs[0].channels.ids) else super().scaled(call, factors)
 
 
+class Repeat(Rearrangement):
+  """`ops.repeat`, each value as often as the others."""
+
+  def applies(self, call):
+    return np.size(call.operation.repeats) == 1
+
+
 class Reduction(Rule):
   """A mean, maximum or minimum over other axes than that of the channels."""
 
@@ -115,18 +134,37 @@ class Reduction(Rule):
     return getattr(call.operation, "initial", None) is None
 
   def forward(self, graph, call):
-    channels, rank = call.inputs[0].channels, len(call.inputs[0].shape)
-    axis = call.operation.axis
-    axes = range(rank) if axis is None else [a % rank for a in np.atleast_1d(axis).tolist()]
+    channels, axes = call.inputs[0].channels, self._axes(call)
     if channels.axis is None or channels.axis in axes or 0 in axes:
       graph.block(channels.ids, call.name)
       return [opaque(channels.reason or call.name)]
     gone = 0 if call.operation.keepdims else sum(a < channels.axis for a in axes)
-    return [Channels(channels.axis - gone, channels.ids, channels.constant, channels.border, reason=channels.reason)]
+    return [Channels(channels.axis - gone, channels.ids, *self.constant(graph, call, channels), reason=channels.reason)]
+
+  def _axes(self, call):
+    rank, axis = len(call.inputs[0].shape), call.operation.axis
+    return range(rank) if axis is None else [a % rank for a in np.atleast_1d(axis).tolist()]
+
+
+class Total(Reduction):
+  """A sum over other axes than that of the channels."""
+
+  def constant(self, graph, call, channels):
+    sizes = [call.inputs[0].shape[axis] for axis in self._axes(call)]
+    if None in sizes:
+      return np.where(channels.constant == 0, 0, np.nan), np.where(channels.constant == 0, channels.border, 0)
+    return channels.constant * math.prod(sizes), channels.border
+
+
+def _fits(shape, places, batch):
+  """Whether an array is like a tensor of some shape, of which the batch is that, and all examples are alike."""
+  fits = len(places.shape) == len(shape) > 1 and shape[0] == batch and (places == places[:1]).all()
+  # A size that is not fixed and happens to be 1 says nothing of other sizes.
+  return fits and all(found > 1 if size is None else size == found for size, found in zip(shape[1:], places.shape[1:]))
 
 
 def _axis_of(places, channels):
-  """The axis along which the channel changes, the last of several; else the last axis."""
+  """The axis along which the channel changes, of several the one that it was or the last; else the last axis."""
   table = np.stack([channels.ids, np.nan_to_num(channels.constant, nan=np.inf), channels.border], axis=1)
   _, kinds = np.unique(table, axis=0, return_inverse=True)
   kinds = kinds.reshape(-1)[places]
@@ -135,7 +173,7 @@ def _axis_of(places, channels):
     columns = np.moveaxis(kinds, axis, -1).reshape(-1, kinds.shape[axis])
     if (columns == columns[0]).all():
       found[axis] = len(np.unique(columns[0]))
-  return max(found, key=lambda axis: (found[axis], axis)) if found else kinds.ndim - 1
+  return max(found, key=lambda axis: (found[axis], axis == channels.axis, axis)) if found else kinds.ndim - 1
 
 
 for _name in ("Flatten", "Reshape", "Permute", "RepeatVector"):
@@ -146,9 +184,15 @@ for _function, _args in (
   (ops.moveaxis, (1, 2)),
   (ops.swapaxes, (1, 2)),
   (ops.expand_dims, (1,)),
+  (ops.flip, (1,)),
+  (ops.tile, (2,)),
+  (ops.space_to_depth, (2,)),
 ):
   register(operation_class(_function, *_args), Rearrangement())
 register(operation_class(ops.squeeze, 1, tensor=keras.KerasTensor((None, 1, 2))), Rearrangement())
+register(operation_class(ops.depth_to_space, 2, tensor=keras.KerasTensor((None, 2, 2, 4))), Rearrangement())
+register(operation_class(ops.repeat, 2, 1), Repeat())
+register(operation_class(ops.sum, 1), Total())
 for _function in (ops.mean, ops.max, ops.min):
   register(operation_class(_function, 1), Reduction())
 register(layers.Concatenate, Concatenation())

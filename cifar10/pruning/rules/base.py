@@ -1,8 +1,9 @@
 """What a rule is, and the rules of inputs and of layers that the channel graph does not know."""
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -27,6 +28,8 @@ class Channels:
       if all that was padded there was constant, so that nothing but the border is left of a layer.
     used: bool (positions,).
     reason: why a tensor is opaque: "input" or the name of a layer that is a wall.
+    pattern: int64 (positions,): 0, or the number of a pattern of zeros that was put around or between values: all
+      positions of one pattern are their constants times the same image, whatever `border` says.
   """
 
   axis: int | None
@@ -35,9 +38,12 @@ class Channels:
   border: np.ndarray
   used: np.ndarray | None = None
   reason: str = ""
+  pattern: np.ndarray | None = None
 
   def __post_init__(self):
     self.used = np.zeros(len(self.ids), bool)
+    if self.pattern is None:
+      self.pattern = np.zeros(len(self.ids), int)
 
   @property
   def known(self) -> np.ndarray:
@@ -45,15 +51,18 @@ class Channels:
     return ~np.isnan(self.constant) & (self.border == 0)
 
 
-def border_behind_zeros(channels: Channels, zeros: bool = True, used: np.ndarray | None = None) -> np.ndarray:
+def border_behind_zeros(
+  channels: Channels, zeros: bool = True, used: np.ndarray | None = None, value: float = 0.0
+) -> np.ndarray:
   """`channels.border` after zeros were put around the image.
 
   Args:
     channels: `Channels`.
     zeros: whether there are any.
     used: bool (positions,): which positions matter; all by default.
+    value: another number, if it was that and not 0.
   """
-  nonzero = zeros & (channels.constant != 0) & ~np.isnan(channels.constant)
+  nonzero = zeros & (channels.constant != value) & ~np.isnan(channels.constant)
   lost = not np.isnan(channels.constant if used is None else channels.constant[used]).any()
   return np.maximum(channels.border, np.where(nonzero, 2 if lost else 1, 0)).astype(np.int8)
 
@@ -93,6 +102,8 @@ class Rule:
     owns_channels: whether weights or config of the layer have an entry for each channel.
     trains: whether the layer may do something else in training, so that the rule does not hold there.
     ignores_mask: whether a mask makes no difference in inference; else a layer that is called with one is a wall.
+    elementwise: whether the layer maps each value by itself.
+    many_outputs: whether the rule knows what comes of a call with several outputs; else that is a wall.
     kernels: names of the layer's attributes that hold its kernels. A layer with one counts in penalties and
       multiply-adds, and can take up what its inputs are multiplied by.
   """
@@ -101,6 +112,8 @@ class Rule:
   owns_channels: bool = False
   trains: bool = True
   ignores_mask: bool = False
+  elementwise: bool = False
+  many_outputs: bool = False
   kernels: tuple[str, ...] = ()
 
   def applies(self, call: Call) -> bool:
@@ -113,8 +126,9 @@ class Rule:
     if channels.axis is None:
       return [channels]
     same_rank = len(call.outputs[0].shape) == len(call.inputs[0].shape)
-    constant, border = self.constant(graph, call, channels)
-    return [Channels(channels.axis if same_rank else 1, channels.ids, constant, border, reason=channels.reason)]
+    axis, (constant, border) = channels.axis if same_rank else 1, self.constant(graph, call, channels)
+    pattern = self.pattern(graph, call, channels)
+    return [Channels(axis, channels.ids, constant, border, reason=channels.reason, pattern=pattern)]
 
   def read(self, graph: "ChannelGraph", call: Call) -> Channels:
     """The `Channels` of the input; a rule for a layer that has an axis of its own for them reads along that."""
@@ -123,6 +137,10 @@ class Rule:
   def constant(self, graph: "ChannelGraph", call: Call, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
     """Constants and borders after the layer, from the `Channels` before it."""
     return channels.constant, channels.border
+
+  def pattern(self, graph: "ChannelGraph", call: Call, channels: Channels) -> np.ndarray | None:
+    """The patterns of zeros after the layer, from the `Channels` before it; None where there are none, or not known."""
+    return None
 
   def backward(self, graph: "ChannelGraph", call: Call) -> list[np.ndarray]:
     """Which positions of each of `call.reads` are used, given which of the output are; all if that is opaque."""
@@ -198,13 +216,13 @@ class Input(Rule):
 RULES = {keras.layers.InputLayer: (Input(),)}
 
 
-def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
+def register(layer_class: type[keras.Operation] | Callable, *rules: Rule) -> None:
   """Teaches the graph a class of layers or operations; subclasses need to be registered themselves.
 
   So that a layer of one's own is followed; `README.md` beside this file shows how rules are written.
 
   Args:
-    layer_class: the class.
+    layer_class: the class; or a function, that of Lambda layers or an activation function.
     *rules: one or more `Rule`; the first that applies to a call is the call's. For a layer that is called with
       `training=True` none does, unless its attribute `trains` is False.
 
@@ -225,13 +243,20 @@ def register(layer_class: type[keras.Operation], *rules: Rule) -> None:
   []
   """
   if not rules:
-    raise ValueError(f"register({layer_class.__name__}) needs a rule, such as rules.Elementwise()")
+    raise ValueError(
+      f"register({getattr(layer_class, '__name__', layer_class)}) needs a rule, such as rules.Elementwise()"
+    )
   RULES[layer_class] = rules
 
 
-def rules_of(layer_class: type[keras.Operation]) -> tuple[Rule, ...]:
-  """The rules that are registered for a class; none for one that is not."""
-  return RULES.get(layer_class, ())
+def attribute_of(layer: keras.Operation, name: str) -> Any:
+  """An attribute by its name, or by "cell.kernel" that of one; None if there is none."""
+  return functools.reduce(lambda owner, part: getattr(owner, part, None), name.split("."), layer)
+
+
+def rules_of(key: type[keras.Operation] | Callable) -> tuple[Rule, ...]:
+  """The rules that are registered for a class, or for a function; none for what is not."""
+  return RULES.get(key, ()) if isinstance(key, Hashable) else ()
 
 
 def to_float64(variable: npt.ArrayLike) -> np.ndarray:
@@ -243,10 +268,11 @@ def rule_of(call: Call) -> Rule:
   """The first registered rule that applies to a call; a `Wall` if none does."""
   in_training = call.kwargs.get("training") or any(argument is True for argument in call.args[1:])
   masked = _heeds_mask(call)
-  if len(call.outputs) == 1:
-    for rule in rules_of(type(call.operation)):
-      if not (in_training and rule.trains) and not (masked and not rule.ignores_mask) and rule.applies(call):
-        return rule
+  function = call.operation.function if isinstance(call.operation, keras.layers.Lambda) else None
+  for rule in rules_of(function) or rules_of(type(call.operation)):
+    fits = len(call.outputs) == 1 or rule.many_outputs
+    if fits and not (in_training and rule.trains) and not (masked and not rule.ignores_mask) and rule.applies(call):
+      return rule
   return Wall()
 
 

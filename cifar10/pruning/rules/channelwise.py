@@ -1,14 +1,12 @@
 """Rules of the layers and operations that treat each channel by itself."""
 
-import itertools
-
 import keras
 import numpy as np
 from keras import layers, ops
 
-from cifar10.pruning.calls import Tensor, operation_class
-from cifar10.pruning.rules.activations import activation_name, is_coupled
-from cifar10.pruning.rules.base import Channels, Rule, Squeezed, border_behind_zeros, opaque, register, to_float64
+from cifar10.pruning.calls import Tensor, operation_class, says_its_output_shape
+from cifar10.pruning.rules.activations import activation_name, acts_on_values, is_coupled
+from cifar10.pruning.rules.base import Channels, Rule, Squeezed, opaque, register, to_float64
 
 # Those with f(a x) = a f(x) for all a above 0, unless they have a ceiling or a threshold.
 HOMOGENEOUS_ACTIVATIONS = ("linear", "relu", "leaky_relu")
@@ -23,34 +21,11 @@ class Passing(Rule):
     noise_shape = getattr(call.operation, "noise_shape", None) or ()
     return all(size in (None, 1) for size in noise_shape)  # Else it holds the number of channels, or may.
 
+  def pattern(self, graph, call, channels):
+    return channels.pattern
+
   def scaled(self, call, factors):
     return None if isinstance(call.operation, layers.GaussianNoise) else super().scaled(call, factors)
-
-
-class Spatial(Rule):
-  """Pooling, cropping and upsampling: over space, and a constant comes out as it went in."""
-
-  def read(self, graph, call):
-    return graph.read(call, 0, call.channel_axis)
-
-
-class Resizing(Spatial):
-  """Resizing, which may pad with a value that is usually 0; Keras calls it in training unless told otherwise."""
-
-  trains = False
-
-  def applies(self, call):
-    return call.operation.fill_value == 0 or not call.operation.pad_to_aspect_ratio
-
-  def constant(self, graph, call, channels):
-    return channels.constant, border_behind_zeros(channels, call.operation.pad_to_aspect_ratio)
-
-
-class ZeroPadding(Spatial):
-  """Zeros around an image: a constant other than 0 does not hold at the border."""
-
-  def constant(self, graph, call, channels):
-    return channels.constant, border_behind_zeros(channels)
 
 
 class Elementwise(Rule):
@@ -58,6 +33,8 @@ class Elementwise(Rule):
 
   Activations, sums, products, maxima. Tensors are broadcast as numpy does; a channel stays in all or in none.
   """
+
+  elementwise = True
 
   def applies(self, call):
     layer = call.operation
@@ -152,6 +129,12 @@ class Elementwise(Rule):
 class Activation(Elementwise):
   """An activation layer, or a function of one tensor that may be one."""
 
+  def forward(self, graph, call):
+    (channels,), pattern = super().forward(graph, call), call.inputs[0].channels.pattern
+    if pattern.any() and not evaluate(call, lambda tensor: np.zeros([1] * len(tensor.shape))).any():
+      channels.pattern = np.where(np.isnan(channels.constant), 0, pattern)  # Zeros stay zeros.
+    return [channels]
+
   def scaled(self, call, factors):
     operation = call.operation
     bent = getattr(operation, "max_value", None) is not None or getattr(operation, "threshold", 0) != 0
@@ -205,105 +188,11 @@ class Product(Elementwise):
     return product
 
 
-class Affine(Rule):
-  """A fixed scale and offset, of all channels alike or of each: Rescaling, Normalization."""
-
-  owns_channels = True
+class Function(Elementwise):
+  """A Lambda layer of a function that maps each value by itself."""
 
   def applies(self, call):
-    shape, axes = call.inputs[0].shape, self._axes(call.operation)
-    sizes = [1, *(shape[axis] for axis in axes if -len(shape) < axis < len(shape))]
-    arrays = self._arrays(call.operation).values()
-    return len(axes) <= 1 and all(array.ndim < len(shape) and array.size in sizes for array in arrays)
-
-  def read(self, graph, call):
-    axes = self._axes(call.operation)
-    return graph.read(call, 0, *axes) if axes else super().read(graph, call)
-
-  def constant(self, graph, call, channels):
-    shape = [1] * len(call.inputs[0].shape)
-    shape[channels.axis] = -1
-    outputs = evaluate(call, lambda tensor: np.nan_to_num(channels.constant).reshape(shape)).reshape(-1)
-    return np.where(np.isnan(channels.constant), np.nan, outputs), channels.border
-
-  def scaled(self, call, factors):
-    return None
-
-  def squeezed(self, graph, call, keep_in, keep_out):
-    squeezed = Squeezed()
-    for name, array in self._arrays(call.operation).items():
-      if array.size > 1:
-        array = np.compress(keep_out, array, axis=np.argmax(array.shape))
-        if name.startswith("adapt_"):
-          squeezed.weights[name] = array
-        else:
-          squeezed.config[name.removeprefix("input_")] = array.tolist()
-    return squeezed
-
-  def _arrays(self, layer):
-    names = ("scale", "offset", "input_mean", "input_variance", "adapt_mean", "adapt_variance")
-    found = {name: getattr(layer, name, None) for name in names}
-    arrays = {name: to_float64(ops.convert_to_tensor(value)) for name, value in found.items() if value is not None}
-    scale = arrays.get("scale")
-    if scale is not None and scale.ndim and keras.config.image_data_format() == "channels_first":
-      arrays["scale"] = scale.reshape(scale.shape + (1,) * (3 - scale.ndim))  # As Rescaling does.
-    return arrays
-
-  def _axes(self, layer):
-    """The axes along which the layer's numbers change; a set."""
-    if hasattr(layer, "axis"):
-      return set(layer.axis)
-    shapes = [array.shape for array in self._arrays(layer).values()]
-    return {axis - len(shape) for shape in shapes for axis, size in enumerate(shape) if size > 1}
-
-
-class BatchNorm(Rule):
-  """gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta; a gamma of 0 is a shut gate."""
-
-  owns_channels = True
-  ignores_mask = True
-
-  def applies(self, call):
-    return isinstance(call.operation.axis, int) and not getattr(call.operation, "renorm", False)
-
-  def forward(self, graph, call):
-    inputs = graph.read(call, 0, call.operation.axis)
-    layer, gamma = call.operation, graph.gamma(call)
-    beta = to_float64(layer.beta) if layer.center else np.zeros(len(gamma))
-    scale = gamma / np.sqrt(to_float64(layer.moving_variance) + layer.epsilon)
-    constant = np.where(gamma == 0, beta, scale * (inputs.constant - to_float64(layer.moving_mean)) + beta)
-    return [Channels(inputs.axis, inputs.ids, constant, np.where(gamma == 0, 0, inputs.border), reason=inputs.reason)]
-
-  def backward(self, graph, call):
-    return [call.outputs[0].channels.used & (graph.gamma(call) != 0)]
-
-  def squeezed(self, graph, call, keep_in, keep_out):
-    layer = call.operation
-    names = [name for name in ("beta", "moving_mean", "moving_variance") if getattr(layer, name) is not None]
-    weights = {name: ops.convert_to_numpy(getattr(layer, name))[keep_out] for name in names}
-    if layer.scale:
-      weights["gamma"] = graph.gamma(call)[keep_out]
-    return Squeezed(weights=weights)
-
-
-class ParametricRelu(Rule):
-  """relu(x) - alpha * relu(-x), with an alpha for each channel, and for each pixel unless it is shared."""
-
-  owns_channels = True
-
-  def constant(self, graph, call, channels):
-    alpha = to_float64(call.operation.alpha)
-    alpha = np.moveaxis(alpha, channels.axis - 1, -1).reshape(-1, alpha.shape[channels.axis - 1])
-    uniform = (alpha == alpha[0]).all(axis=0)
-    constant = np.where(channels.constant >= 0, channels.constant, alpha[0] * channels.constant)
-    return np.where(uniform | (channels.constant >= 0), constant, np.nan), channels.border
-
-  def squeezed(self, graph, call, keep_in, keep_out):
-    alpha = ops.convert_to_numpy(call.operation.alpha)
-    axis = call.outputs[0].channels.axis
-    if axis is None or alpha.shape[axis - 1] != len(keep_out) or len(keep_out) == 1:
-      return Squeezed()
-    return Squeezed(weights={"alpha": np.compress(keep_out, alpha, axis=axis - 1)})
+    return super().applies(call) and not says_its_output_shape(call.operation) and acts_on_values(call.operation.call)
 
 
 def evaluate(call, value):
@@ -324,17 +213,6 @@ def _size(tensor, axis):
   return tensor.shape[axis] if -axis <= len(tensor.shape) else 1
 
 
-DIMENSIONS = ("1D", "2D", "3D")
-SPATIAL = (
-  "MaxPooling",
-  "AveragePooling",
-  "GlobalMaxPooling",
-  "GlobalAveragePooling",
-  "AdaptiveMaxPooling",
-  "AdaptiveAveragePooling",
-  "Cropping",
-  "UpSampling",
-)
 IDENTITIES = (
   layers.Dropout,
   layers.SpatialDropout1D,
@@ -352,20 +230,12 @@ UNARY_OPERATIONS = """
   softplus softsign tanh_shrink soft_shrink hard_shrink squareplus sparse_plus sparse_sigmoid
 """
 
-register(layers.BatchNormalization, BatchNorm())
-register(layers.PReLU, ParametricRelu())
-for _class in (layers.Rescaling, layers.Normalization):
-  register(_class, Affine())
+register(layers.Lambda, Function())
 for _class in (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU):
   register(_class, Activation())
 for _class in (layers.Add, layers.Subtract, layers.Average, layers.Maximum, layers.Minimum):
   register(_class, Sum())
 register(layers.Multiply, Product())
-for _dimension in DIMENSIONS:
-  register(getattr(layers, f"ZeroPadding{_dimension}"), ZeroPadding())
-register(layers.Resizing, Resizing())
-for _kind, _dimension in itertools.product(SPATIAL, DIMENSIONS):
-  register(getattr(layers, _kind + _dimension), Spatial())
 for _class in IDENTITIES:
   register(_class, Passing())
 
@@ -378,4 +248,5 @@ for _name in UNARY_OPERATIONS.split():
   register(operation_class(getattr(ops, _name)), Activation())
 for _function in (keras.activations.relu, keras.activations.relu6):
   register(operation_class(_function), Activation())
+register(operation_class(ops.cast, "float16"), Activation())
 register(operation_class(ops.clip, 0.0, 1.0), Clip())

@@ -14,11 +14,12 @@ from cifar10.pruning.rules.kernels import KernelRule, kernel_products, pads
 class Mixer(KernelRule):
   """Convolutions and dense layers, with a kernel of shape (..., inputs, outputs)."""
 
+  grouped = False
+
   def applies(self, call):
     layer = call.operation
     plain = not getattr(layer, "quantization_mode", None) and not getattr(layer, "lora_enabled", False)
-    in_groups = getattr(layer, "groups", 1) > 1
-    return plain and in_groups == self.tied and super().applies(call)
+    return plain and (getattr(layer, "groups", 1) > 1) == self.grouped and super().applies(call)
 
   def weights_per_output(self, layer):
     return math.prod(layer.kernel.shape[:-1])
@@ -28,29 +29,54 @@ class Mixer(KernelRule):
 
 
 class Grouped(Mixer):
-  """A convolution in groups: a group's inputs and outputs go together, whole groups at a time."""
+  """A convolution in groups, with a kernel of shape (..., inputs of a group, outputs): all groups stay of one width.
 
-  tied = True
+  A group goes with all its inputs and outputs, and as many of each go from every other one as from that of the fewest.
+  """
 
-  def kernel(self, layer):
-    kernel, groups = super().kernel(layer), layer.groups
-    positions, inputs, outputs = kernel.shape
-    blocks = np.zeros((positions, groups, inputs, groups, outputs // groups), kernel.dtype)
-    for group, part in enumerate(np.split(kernel, groups, axis=-1)):
-      blocks[:, group, :, group] = part
-    return blocks.reshape(positions, groups * inputs, outputs)
+  grouped = True
+
+  def groups(self, layer):
+    return layer.groups
+
+  def kernel_by_input(self, layer):
+    by_group = self._by_group(layer, self.kernel(layer))
+    return by_group.transpose(0, 3, 2, 1).reshape(len(by_group), by_group.shape[3], -1)
+
+  def connected(self, layer):
+    connected = (self.kernel(layer) != 0).any(axis=0)
+    width, outputs = connected.shape
+    blocks = np.zeros((layer.groups, width, layer.groups, outputs // layer.groups), bool)
+    every = np.arange(layer.groups)
+    blocks[every, :, every] = self._by_group(layer, connected).swapaxes(0, 1)
+    return blocks.reshape(-1, outputs)
+
+  def shift(self, layer, positions, constant):
+    values = np.zeros(len(constant))
+    values[positions] = constant[positions]
+    sums = self._by_group(layer, self.kernel(layer).sum(axis=0, dtype=np.float64))
+    return np.einsum("gi,igo->go", values.reshape(layer.groups, -1), sums).reshape(-1)
+
+  def carry(self, layer, kernel, carrier, position, ratio):
+    width, by_group = kernel.shape[1], self._by_group(layer, kernel)
+    by_group[:, carrier % width, carrier // width] += ratio * by_group[:, position % width, position // width]
 
   def tie(self, graph, layer, ids, made):
-    for inputs, outputs in zip(np.split(ids, layer.groups), np.split(made, layer.groups)):
-      members = np.concatenate([inputs, outputs])
-      graph.unite(members, np.full(len(members), members[0]))
+    if graph.whole_groups or len(ids) == layer.groups:  # An input that is a group of its own goes with that alone.
+      first = ids[:: len(ids) // layer.groups]
+      for others in (ids, made):
+        graph.unite(np.repeat(first, len(others) // layer.groups), others)
 
   def config(self, layer, keep_in, keep_out):
-    groups = int(keep_out.reshape(layer.groups, -1)[:, 0].sum())
+    groups = int(keep_out.reshape(layer.groups, -1).any(axis=1).sum())
     return {**super().config(layer, keep_in, keep_out), "groups": groups}
 
   def sliced(self, layer, kernel, keep_in, keep_out):
-    return {"kernel": keras.ops.convert_to_numpy(layer.kernel)[..., keep_out]}
+    by_group = np.moveaxis(self._by_group(layer, kernel), 2, 0)
+    kept = zip(by_group, keep_in.reshape(layer.groups, -1), keep_out.reshape(layer.groups, -1))
+    parts = [part[:, inputs][..., outputs] for part, inputs, outputs in kept if outputs.any()]
+    kernel = np.concatenate(parts, axis=-1)
+    return {"kernel": kernel.reshape(*layer.kernel.shape[:-2], *kernel.shape[1:])}
 
   def absorbed(self, layer, factors):
     kernel, by_group = to_float64(layer.kernel), factors.reshape(layer.groups, -1)
@@ -58,6 +84,10 @@ class Grouped(Mixer):
 
   def weights_per_input(self, layer):
     return super().weights_per_input(layer) // layer.groups
+
+  def _by_group(self, layer, array):
+    """A view of an array of shape (..., outputs) as (..., groups, outputs of each)."""
+    return array.reshape(*array.shape[:-1], layer.groups, -1)
 
 
 class Transposed(Mixer):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cifar10.pruning.calls import Call
 from cifar10.pruning.rules.activations import is_coupled, known_values
-from cifar10.pruning.rules.base import Channels, Rule, Squeezed, border_behind_zeros, to_float64
+from cifar10.pruning.rules.base import Channels, Rule, Squeezed, attribute_of, border_behind_zeros, to_float64
 
 if TYPE_CHECKING:
   from cifar10.pruning.channel_graph import ChannelGraph
@@ -42,14 +42,18 @@ class KernelRule(Rule):
 
   def kernel(self, layer: keras.Layer) -> np.ndarray:
     """The kernel as an array (kernel positions, inputs, outputs)."""
-    kernel = keras.ops.convert_to_numpy(getattr(layer, self.kernels[0]))
+    kernel = keras.ops.convert_to_numpy(attribute_of(layer, self.kernels[0]))
     return kernel.reshape(-1, *kernel.shape[-2:])
+
+  def kernel_by_input(self, layer: keras.Layer) -> np.ndarray:
+    """The kernel as an array (kernel positions, outputs that an input is mixed into, inputs)."""
+    return self.kernel(layer).swapaxes(1, 2)
 
   def sliced(
     self, layer: keras.Layer, kernel: np.ndarray, keep_in: np.ndarray, keep_out: np.ndarray
   ) -> dict[str, np.ndarray]:
     """The weights by attribute name that some inputs and outputs of a kernel, as `kernel` gives it, make."""
-    kernel, shape = kernel[:, keep_in][:, :, keep_out], getattr(layer, self.kernels[0]).shape
+    kernel, shape = kernel[:, keep_in][:, :, keep_out], attribute_of(layer, self.kernels[0]).shape
     return {self.kernels[0]: kernel.reshape(*shape[:-2], *kernel.shape[1:])}
 
   def config(self, layer: keras.Layer, keep_in: np.ndarray, keep_out: np.ndarray) -> dict[str, Any]:
@@ -62,7 +66,7 @@ class KernelRule(Rule):
 
   def has_bias(self, layer: keras.Layer) -> bool:
     """Whether the layer has a bias."""
-    return getattr(layer, self.bias, None) is not None
+    return attribute_of(layer, self.bias) is not None
 
   def folds(self, layer: keras.Layer) -> bool:
     """Whether what a constant input adds, borders aside, can go into a bias.
@@ -85,6 +89,22 @@ class KernelRule(Rule):
     sums = self.kernel(layer)[:, positions].sum(axis=0, dtype=np.float64)
     return constant[positions] @ sums
 
+  def shifted(self, layer: keras.Layer, weights: Mapping[str, np.ndarray], shift: np.ndarray) -> dict[str, np.ndarray]:
+    """The biases by attribute name, given those of the outputs that stay and what is added to these."""
+    return {self.bias: weights[self.bias] + shift}
+
+  def made(self, layer: keras.Layer, keep_out: np.ndarray) -> np.ndarray:
+    """Which outputs of the kernel stay, bool array, where these positions of the layer's output do."""
+    return keep_out
+
+  def groups(self, layer: keras.Layer) -> int:
+    """In how many groups, all of one width, the inputs and the outputs lie that are mixed with each other alone."""
+    return 1
+
+  def carry(self, layer: keras.Layer, kernel: np.ndarray, carrier: int, position: int, ratio: float) -> None:
+    """Adds the kernel of the input at `position`, times `ratio`, to that of another one of its group, in place."""
+    kernel[:, carrier] += ratio * kernel[:, position]
+
   def tie(self, graph: "ChannelGraph", layer: keras.Layer, ids: np.ndarray, made: np.ndarray) -> None:
     """Declares what of the layer's inputs and outputs stays or goes together."""
 
@@ -95,7 +115,7 @@ class KernelRule(Rule):
     varies = np.isnan(inputs.constant) | (False if self.folds(layer) else inputs.constant != 0)
     constant = self.shift(layer, np.flatnonzero(~varies & (inputs.constant != 0)), inputs.constant)
     if self.has_bias(layer):
-      constant = constant + to_float64(getattr(layer, self.bias))
+      constant = constant + to_float64(attribute_of(layer, self.bias))
     constant[(connected & varies[:, None]).any(axis=0)] = np.nan
     border = np.where(np.isnan(constant), 0, (connected * border[:, None]).max(axis=0))
     ids = graph.new_ids(connected.shape[1])
@@ -116,7 +136,7 @@ class KernelRule(Rule):
     layer = call.operation
     weights = self.sliced(layer, self.kernel(layer), keep_in[0], keep_out)
     if self.has_bias(layer):
-      weights[self.bias] = keras.ops.convert_to_numpy(getattr(layer, self.bias))[keep_out]
+      weights[self.bias] = keras.ops.convert_to_numpy(attribute_of(layer, self.bias))[keep_out]
     return Squeezed(self.config(layer, keep_in[0], keep_out), weights)
 
   def absorbed(self, layer, factors):

@@ -151,7 +151,9 @@ def test_zeros_around_an_image_spoil_constants_other_than_0(gated, kind, rank, a
   model = gated(layer, lambda x: read(x, data_format), shape=shape, data_format=data_format, betas=betas)
   np.testing.assert_array_equal(constants(model, "layer"), [0, -2, NAN, 2])
   np.testing.assert_array_equal(of(model, "layer").known, [True, False, False, False])
-  assert squeeze_and_check(model)[1:] == ({"a": 1}, {"a": {"padding": 2}})
+  # Zeros that only pad are taken for those of the convolution behind them, where one channel carries the others.
+  expected = ({"a": 1}, {"a": {"padding": 2}}) if kind == "Resizing" else ({"a": 2}, {"a": {"carrier": 1}})
+  assert squeeze_and_check(model)[1:] == expected
 
 
 # Activations.
@@ -320,7 +322,7 @@ def share_of_all(x):
     lambda x: layers.Add()([x, layers.Permute((3, 1, 2))(x)]),
     lambda x: x * ops.transpose(x, (0, 3, 1, 2)),
     lambda x: ops.maximum(x, ops.mean(x, axis=-1, keepdims=True)),
-    lambda x: x[..., :3],
+    lambda x: x[..., ::2],
   ],
   ids=range(18),
 )

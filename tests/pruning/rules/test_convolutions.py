@@ -214,8 +214,8 @@ def test_of_a_grouped_convolution_whole_groups_go(with_layer, kind, arguments, g
   size = 8 // groups
   gone = 4  # Outputs that read channels 0 and 1.
   assert np.isnan(constants(model, "b")).tolist() == [False] * gone + [True] * gone
-  assert len(set(ids(model, "b"))) == len(set(ids(model, "a"))) == groups
-  assert ids(model, "b")[::size] == ids(model, "a")[:: size // 2]
+  if groups == 4:  # An input that is a group of its own goes with that alone.
+    assert ids(model, "b")[::size] == ids(model, "a")
   smaller, *counts = squeeze_and_check(model)
   assert counts == [{"a": 2, "b": gone}, {}]
   assert smaller.get_layer("b").groups == groups // 2
@@ -224,7 +224,7 @@ def test_of_a_grouped_convolution_whole_groups_go(with_layer, kind, arguments, g
 
 def test_a_group_of_which_any_channel_is_alive_stays(with_layer):
   model = with_layer("Conv2D", 8, 3, groups=2, betas={0: 1})
-  assert squeeze_and_check(model)[1:] == ({}, {"a": {"shared": 1}})
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"groups": 1}})
 
 
 def test_a_group_that_nothing_uses_goes(with_layer):
