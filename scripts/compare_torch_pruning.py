@@ -27,7 +27,7 @@ with quietly():
   from cifar10 import input_pipeline
   from cifar10.pruning import multiply_adds, prune, recalibrate
 
-STEPS = 100  # Of Torch-Pruning, to all channels.
+STEPS = 400  # Of Torch-Pruning, to all channels.
 BATCH_SIZE = 500
 RECALIBRATION_BATCHES = 5
 IMAGE = torch.zeros(1, 3, 32, 32)
