@@ -27,7 +27,7 @@ RECIPES = {
     for settings in (
       {"l1_penalty": 0.005, "max_steps": 800},
       {"l1_penalty": 0.01, "max_steps": 700},
-      {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 3500},
+      {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 2000},
     )
   ),
   # Seconds long, with saves all the time, to be killed in.
