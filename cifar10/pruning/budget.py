@@ -79,6 +79,18 @@ def within(
     if chosen is None:
       break
     target = most - (left - counts.left(without(chosen, stay))[index]) if left <= most else target - (left - most)
+  return best or _shortest(steps, lambda found: budget.left(found.report) <= most, outcome)
+
+
+def _shortest(steps, fits, outcome):
+  """What comes of as few of the first steps as fit in fact; None if even all of them do not fit."""
+  low, high, best = 0, len(steps), outcome(steps)
+  if not fits(best):
+    return None
+  while low < high:
+    middle = (low + high) // 2
+    found = outcome(steps[:middle])
+    low, high, best = (low, middle, found) if fits(found) else (middle + 1, high, best)
   return best
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from cifar10.pruning.calls import left_alone
 from cifar10.pruning.inputs import Arrays
 from cifar10.pruning.rules.base import to_float64
 
@@ -25,7 +26,8 @@ def gradients(model: keras.Model, inputs: Arrays, targets: Arrays, loss: Callabl
     return keras.ops.mean(loss(targets, outputs))
 
   name = keras.backend.backend()
-  found = GRADIENTS[name](importlib.import_module(name), model, variables, inputs, mean_loss)
+  with left_alone(model):
+    found = GRADIENTS[name](importlib.import_module(name), model, variables, inputs, mean_loss)
   return {
     id(variable): np.zeros(variable.shape) if gradient is None else to_float64(gradient)
     for variable, gradient in zip(variables, found, strict=True)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from cifar10.pruning import importance as importances
-from cifar10.pruning.budget import Budget, evenly, within
+from cifar10.pruning.budget import ROUNDING, Budget, evenly, within
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.comparing import compare
 from cifar10.pruning.counting import Counts
@@ -58,20 +58,22 @@ def prune(
       is below it, and would be above it with any one of the groups that went. There is one budget at most; without
       any, the widths that dead channels leave are rounded to the nearer multiple, and nothing else.
     multiply_adds: the same for multiply-adds, as the function `multiply_adds` counts them.
-    channels: the same for the channels of each layer that can lose some; a share alone.
+    channels: the same for the channels of each layer that may go; a share alone, not less than 1 - `max_removed`. Where
+      some of a layer are tied to other layers than the rest, each such set of them loses its share.
     importance: "l1" or "l2": norm of the kernels that make a group; "gamma": |gamma| of its batch norms; "taylor": by
       how much the loss changes without it, to first order; "random". Or a function from a `Groups` to an array with a
       number of 0 or more for each of its groups, or None if these are to stay. Numbers count over their mean in a
       layer, so that layers compare.
     scope: "global": groups of all layers compare; "layer": layers lose equal shares.
     max_removed: the largest share of a layer's channels that goes, from 0 to less than 1; one channel stays at least.
-    multiple_of: layers that lose channels end with multiples of this, those nearest to what importance says.
+    multiple_of: layers that lose channels end with multiples of this, those nearest to what importance says. Groups go
+      in steps of as many as that takes, and what is said of one group above holds of one step.
     keep: names of layers whose output channels all stay.
-    inputs: examples, inputs for `model`: means are measured on them, and the result is compared with the model. By
-      default means are what batch norms know, 0 where there are none, and the comparison is on noise.
+    inputs: examples, inputs for `model`, one or more: means are measured on them, and the result is compared with the
+      model. By default means are what batch norms know, 0 where there are none, and the comparison is on noise.
     targets: for "taylor", what the outputs for `inputs` should be.
     loss: for "taylor", a function of (targets, outputs) to losses, one an example; by default the loss that the model
-      was compiled with.
+      was compiled with, if that is one for all outputs.
     left_behind: "mean", or "zero" for nothing in the place of a channel.
     seed: of "random", from 0 up.
     verify: whether the result is compared with the model on inputs; without, `report.comparison` is None.
@@ -201,13 +203,27 @@ class _Wishes:
     _refuse_all_but(LEFT_BEHIND, left_behind=self.left_behind)
     if not isinstance(self.max_removed, numbers.Real) or not 0 <= self.max_removed < 1:
       raise ValueError(f"max_removed is {self.max_removed}; it is a share from 0 to less than 1")
-    if not callable(self.importance):
-      _refuse_all_but(IMPORTANCES, importance=self.importance)
+    if not callable(self.importance) and self.importance not in IMPORTANCES:
+      raise ValueError(f"importance is {self.importance!r}; it is one of {', '.join(IMPORTANCES)}, or a function")
+    if not isinstance(self.seed, numbers.Integral) or self.seed < 0:
+      raise ValueError(f"seed is {self.seed}; it is a whole number of 0 or more")
+    given = [array for array in keras.tree.flatten((self.inputs, self.targets)) if array is not None]
+    counts = {np.shape(array)[0] if np.ndim(array) else 0 for array in given}
+    if len(counts) > 1 or 0 in counts:
+      raise ValueError(
+        f"inputs and targets hold {' and '.join(map(str, sorted(counts)))} examples; give arrays with one or more, "
+        "the same number in all"
+      )
 
 
 def _pruned(model, budget, wishes):
   if budget is None and wishes.multiple_of == 1:
     raise ValueError("there is no budget; give one of parameters, multiply_adds and channels, or multiple_of above 1")
+  if budget is not None and budget.name == "channels" and budget.given < 1 - wishes.max_removed - ROUNDING:
+    raise ValueError(
+      f"channels is {budget.given}; with max_removed={wishes.max_removed} a share of {1 - wishes.max_removed:.3g} or "
+      "more of each layer stays: raise one of them"
+    )
   graph = ChannelGraph(model, keep=wishes.keep, whole_groups=True)
   counts = Counts(graph, graph.model.count_params())
   if budget is not None and budget.name == "multiply_adds" and counts.multiply_adds is None:
@@ -253,7 +269,8 @@ def _measure(model, wishes):
   if name == "random":
     return importances.random(wishes.seed)
   if name == "taylor":
-    loss = wishes.loss or (model.loss if callable(getattr(model, "loss", None)) else None)
+    loss = wishes.loss or getattr(model, "loss", None)
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss if callable(loss) else None
     missing = [name for name, value in (("inputs", inputs), ("targets", targets), ("loss", loss)) if value is None]
     if missing:
       raise ValueError(f"importance 'taylor' needs {' and '.join(missing)}: examples, and a loss of (targets, outputs)")

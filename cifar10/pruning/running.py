@@ -18,9 +18,15 @@ def run_calls(model: keras.Model, inputs: Arrays) -> Iterator[tuple[Call, list]]
   """
   calls, tensors, _ = flat_calls(model, None)
   by_keras_tensor = {id(key): tensor for key, tensor in tensors}
-  given = as_functional(model).inputs
-  named = isinstance(inputs, dict) and {tensor.name for tensor in given} <= set(inputs)
-  arrays = [inputs[tensor.name] for tensor in given] if named else keras.tree.flatten(inputs)
+  given, structure = as_functional(model).inputs, as_functional(model).input
+  if isinstance(inputs, dict):
+    keys = list(structure) if isinstance(structure, dict) else [tensor.name for tensor in given]
+    if missing := sorted(set(keys) - set(inputs)):
+      raise ValueError(f"inputs lack {', '.join(missing)}, which {model.name} takes")
+    inputs = {key: inputs[key] for key in keys} if isinstance(structure, dict) else [inputs[key] for key in keys]
+  arrays = keras.tree.flatten(inputs)
+  if len(arrays) != len(given):
+    raise ValueError(f"{len(arrays)} inputs are given; {model.name} takes {len(given)}, one array or tensor for each")
   values = {
     id(by_keras_tensor[id(key)]): keras.ops.convert_to_tensor(array, key.dtype) for key, array in zip(given, arrays)
   }

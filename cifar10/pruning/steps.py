@@ -88,7 +88,8 @@ def steps_of(
   found = []
   for start, end in itertools.pairwise(ends):
     part, shares = order[start:end], [1 - start / len(ids), 1 - end / len(ids), (~dead).mean()]
-    found.append(Step(kind, ids[part], float(importance[part].mean()), int((~dead[part]).sum()), *shares))
+    mean = max([float(importance[part].mean()), *(step.importance for step in found[-1:])])  # Rounded, it may be less.
+    found.append(Step(kind, ids[part], mean, int((~dead[part]).sum()), *shares))
   return found
 
 
@@ -140,7 +141,8 @@ def _numbers(groups: Groups, counts: Counts, stay: np.ndarray, measure: Importan
   """How important groups are beside those of other layers; None where that is not known."""
   without = stay.copy()
   without[groups.ids[0]] = False
-  groups.parameters, groups.multiply_adds = (counts.left(stay) - counts.left(without)).tolist()
+  groups.parameters, products = (counts.left(stay) - counts.left(without)).tolist()
+  groups.multiply_adds = None if counts.multiply_adds is None else products
   numbers = measure(groups)
   if numbers is None:
     return None

@@ -16,6 +16,14 @@ def conv_bn(x, name, filters, size=3, stride=1, padding="same", activation="relu
   return x if activation is None else layers.Activation(activation, name=f"{name}_act")(x)
 
 
+def chain(filters=(16, 24, 32), activation="relu"):
+  """Convolutions with batch norms, one behind the other, then classes."""
+  x = images = image()
+  for index, count in enumerate(filters):
+    x = conv_bn(x, f"c{index}", count, activation=activation)
+  return keras.Model(images, layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D()(x)))
+
+
 class Subclassed(keras.Model):
   """A model that is no graph of layers."""
 
