@@ -9,26 +9,26 @@ results as soon as it is there, and the warmed-up networks beside it: run again,
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-import tensorflow as tf
-from keras import applications, layers
-from keras.optimizers import schedules
-
-from cifar10 import input_pipeline
 from cifar10.config import DATASETS
 from cifar10.console import table
-from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError
-from cifar10.evaluate import precision_and_loss
-from cifar10.pruning import ProximalSGD, fake_sparsity, groups, penalties, recalibrate, squeeze
+from cifar10.quiet import quietly
+
+with quietly():
+  import keras
+  import tensorflow as tf
+  from keras import applications, layers
+  from keras.optimizers import schedules
+
+  from cifar10 import input_pipeline
+  from cifar10.datasets.examples import Examples
+  from cifar10.evaluate import precision_and_loss
+  from cifar10.pruning import ProximalSGD, fake_sparsity, groups, penalties, recalibrate, squeeze
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 CALIBRATION_BATCHES = 20

@@ -11,15 +11,15 @@ import argparse
 import collections
 import functools
 import importlib
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-from applications import shut_at_random
 
 from cifar10.console import table, table_row
-from cifar10.pruning import plan, register, rules, squeeze
+from cifar10.quiet import quietly
+
+with quietly("3"):
+  import keras
+  from applications import shut_at_random
+
+  from cifar10.pruning import plan, register, rules, squeeze
 
 SIZE = (64, 64, 3)
 KIMM = (
