@@ -65,7 +65,8 @@ def prune(
       number of 0 or more for each of its groups, or None if these are to stay. Numbers count over their mean in a
       layer, so that layers compare.
     scope: "global": groups of all layers compare; "layer": layers lose equal shares.
-    max_removed: the largest share of a layer's channels that goes, from 0 to less than 1; one channel stays at least.
+    max_removed: the largest share of a layer's channels that goes, from 0 to less than 1, unless more are dead; one
+      channel stays at least.
     multiple_of: layers that lose channels end with multiples of this, those nearest to what importance says. Groups go
       in steps of as many as that takes, and what is said of one group above holds of one step.
     keep: names of layers whose output channels all stay.
