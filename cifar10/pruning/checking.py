@@ -9,6 +9,7 @@ import numpy as np
 from cifar10.pruning.calls import layers_in, left_alone
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.inputs import Arrays, inputs_that_run
+from cifar10.pruning.printing import first_line
 from cifar10.pruning.reports import SelfCheck
 from cifar10.pruning.rules.base import Channels, Squeezed, to_float64
 from cifar10.pruning.running import run_calls
@@ -42,12 +43,11 @@ def self_check(
       inputs = inputs if given else inputs_that_run(functional, EXAMPLES, guess=True)
     before = _outputs(model, inputs)
   except Exception as error:
-    cause = str(error).strip().partition("\n")[0]
     if given:
       raise ValueError(
-        f"{model.name} cannot be called with inputs ({type(error).__name__}: {cause}): give what one call of it takes"
+        f"{model.name} cannot be called with inputs ({first_line(error)}): give what one call of it takes"
       ) from error
-    return SelfCheck(0, None, cause), None
+    return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None
   examples, tolerance = len(keras.tree.flatten(inputs)[0]), _tolerance(model)
   difference = _difference(before, _outputs(smaller, inputs))
   if difference <= tolerance and not any(_is_finite(output).any() for output in before):

@@ -12,6 +12,7 @@ from keras import layers
 
 from cifar10.pruning.calls import Call, Tensor, as_functional, flat_calls, layers_in
 from cifar10.pruning.opening import opened
+from cifar10.pruning.printing import first_line
 
 # Inputs or outputs of a model: an array or tensor, or a list or dict of them.
 Arrays: TypeAlias = npt.ArrayLike | Sequence["Arrays"] | Mapping[str, "Arrays"]
@@ -113,8 +114,7 @@ def inputs_that_run(model: keras.Model, examples: int = NOISE_EXAMPLES, guess: b
       failure = ValueError("an output is empty")
     except Exception as error:
       failure = error
-  cause = str(failure).strip().partition("\n")[0]
-  raise ValueError(f"{model.name} cannot be called with noise ({type(failure).__name__}: {cause}): give inputs")
+  raise ValueError(f"{model.name} cannot be called with noise ({first_line(failure)}): give inputs")
 
 
 def batches(*arrays: Arrays, size: int = BATCH_SIZE) -> Iterator[tuple[int, Arrays]]:

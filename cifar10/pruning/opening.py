@@ -25,8 +25,9 @@ from cifar10.pruning.calls import (
 )
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes, trainer_attributes
 from cifar10.pruning.keys import names_inside
+from cifar10.pruning.printing import first_line
 from cifar10.pruning.rules.base import rules_of
-from cifar10.pruning.tracing import CannotTraceError, first_line, traced
+from cifar10.pruning.tracing import CannotTraceError, traced
 
 
 @dataclasses.dataclass

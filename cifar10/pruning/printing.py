@@ -1,4 +1,4 @@
-"""Plain text for people: tables whose columns are aligned, and how much less there is of something."""
+"""Plain text for people: tables whose columns are aligned, how much less there is of something, what went wrong."""
 
 from collections.abc import Sequence
 
@@ -21,6 +21,15 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     for cells in (enumerate(zip(row, widths)) for row in rows)
   )
   return "\n".join(line.rstrip() for line in lines)
+
+
+def first_line(error: Exception) -> str:
+  r"""The kind of an exception and the first line of its text.
+
+  >>> first_line(ValueError("no such layer\nand more"))
+  'ValueError: no such layer'
+  """
+  return f"{type(error).__name__}: {str(error).strip()}".strip().partition("\n")[0]
 
 
 def change(what: str, before: int | None, after: int | None) -> str:

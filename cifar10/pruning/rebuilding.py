@@ -17,6 +17,7 @@ import numpy as np
 from cifar10.pruning.calls import is_functional, is_model, layers_in, nodes_in_order, operations_of, unbuilt
 from cifar10.pruning.channel_graph import ChannelGraph
 from cifar10.pruning.copying import CannotCopyError, Copier, standard_attributes
+from cifar10.pruning.printing import first_line
 from cifar10.pruning.rules.base import Channels, Squeezed, attribute_of
 
 logger = logging.getLogger(__name__)
@@ -357,4 +358,4 @@ def _cause(error):
   """The first line of the exception behind those that Keras makes of it."""
   while error.__context__ is not None:
     error = error.__context__
-  return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+  return first_line(error)

@@ -14,6 +14,7 @@ import numpy as np
 
 from cifar10.pruning.calls import has_mask, layers_in, nodes_behind, set_trainable
 from cifar10.pruning.keys import distinct
+from cifar10.pruning.printing import first_line
 
 
 class CannotTraceError(Exception):
@@ -180,8 +181,3 @@ def _name_apart(nodes, layer):
   ]
   for node, name in zip(nodes, distinct(names)):
     node.operation.name = name
-
-
-def first_line(error: Exception) -> str:
-  """The kind of an exception and the first line of its text."""
-  return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 WIDTH = 430  # Of a picture, in points, which the page shows as pixels; a phone shows nearly as many.
+MOST_LAYERS = 40  # In one picture.
 INK, MUTED, GRID, TRACK = "#1c2024", "#5a6066", "#e3e6e9", "#d3d9e0"
 # Okabe and Ito's colours for the colour-blind, changed a little to be seen on white and on black.
 BLUE, ORANGE = "#2f7fc1", "#d55e00"

@@ -5,6 +5,7 @@ from matplotlib.collections import LineCollection
 
 from cifar10.report.drawing import (
   BLUE,
+  MOST_LAYERS,
   MUTED,
   ORANGE,
   TRACK,
@@ -15,8 +16,6 @@ from cifar10.report.drawing import (
   styled,
   ticks,
 )
-
-MOST_LAYERS = 40
 
 
 @styled

@@ -7,6 +7,7 @@ from cifar10.report import classes, layers
 from cifar10.report.drawing import (
   BLUE,
   INK,
+  MOST_LAYERS,
   MUTED,
   ORANGE,
   TRACK,
@@ -21,7 +22,6 @@ from cifar10.report.gammas import gammas
 
 CHAIN_COLOURS = (BLUE, ORANGE, "#009e73", "#b5679b", "#b58900", "#7a8288")
 CHAIN_MARKERS = "osD^vP"
-MOST_LAYERS = 40
 MOST_POINTS = 1000
 
 

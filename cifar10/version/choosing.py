@@ -5,7 +5,7 @@ import re
 
 from cifar10.console import say
 from cifar10.errors import UserError
-from cifar10.version.checkpoints import checkpoint_steps
+from cifar10.version.checkpoint_files import checkpoint_steps
 from cifar10.version.directory import Version
 from cifar10.version.network import MODEL_FILE
 
