@@ -95,8 +95,8 @@ def batch_norm_momentum(model):
 def _with_batch_norm(model, batch_norm, dtype_policy, settings):
   def clone(layer):
     config = layer.get_config()
-    if not isinstance(layer, keras.layers.InputLayer):
-      config["dtype"] = dtype_policy
+    if isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.layers.InputLayer):
+      config["dtype"] = dtype_policy  # What is no layer is an operation like the + of Python, and has none.
     if not isinstance(layer, keras.layers.BatchNormalization):
       return type(layer).from_config(config)
     return batch_norm.from_config({**config, **settings})

@@ -1,6 +1,6 @@
 """Trains networks whose channels are tied, or constants other than 0, with each kind of threshold, and compares them.
 
-python scripts/compare_thresholds.py results.jsonl [--networks resnet,densenet] [--steps 3000]
+python scripts/compare_thresholds.py results.jsonl [--networks resnet,densenet] [--steps 1000]
 
 Each network is warmed up once without a penalty. From there, for each kind of threshold, it is trained with a penalty
 that doubles, until the fake sparsity is the same for all; squeezed; and fine-tuned. Each row is kept in the file of
@@ -26,6 +26,7 @@ with quietly():
   from keras.optimizers import schedules
 
   from cifar10 import input_pipeline
+  from cifar10.batch_norm import fused, unfused
   from cifar10.datasets.examples import Examples
   from cifar10.evaluate import precision_and_loss
   from cifar10.pruning import ProximalSGD, fake_sparsity, groups, penalties, recalibrate, squeeze
@@ -37,8 +38,8 @@ STEPS_BETWEEN_LOOKS = 20
 THRESHOLDS = {
   "singly": (False, False),
   "by group": (True, False),
-  "singly, betas": (False, True),
-  "by group, betas": (True, True),
+  "singly with betas": (False, True),
+  "by group with betas": (True, True),
 }
 
 
@@ -61,8 +62,8 @@ def resnet(images):
 
 
 def densenet(images):
-  """Three blocks of six layers that each add 12 channels to all before them."""
-  x = layers.Conv2D(24, 3, padding="same", use_bias=False)(images)
+  """Three blocks of six layers that each add 12 channels to all before them, at half the size of the images."""
+  x = layers.Conv2D(24, 3, 2, padding="same", use_bias=False)(images)
   for block in range(3):
     if block:
       x = layers.ReLU()(layers.BatchNormalization()(x))
@@ -74,12 +75,11 @@ def densenet(images):
   return layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
 
 
-def of_applications(network, rescale, size, **arguments):
-  """A function that puts a network of keras.applications behind a resizing of the images to `size`."""
+def of_applications(network, rescale, **arguments):
+  """A function that makes a network of keras.applications, for 10 classes."""
 
   def build(images):
-    x = layers.Resizing(size, size)(images)
-    x = layers.Rescaling(64.0, offset=128.0)(x) if rescale else x
+    x = layers.Rescaling(64.0, offset=128.0)(images) if rescale else images
     return network(weights=None, input_tensor=x, classes=10, classifier_activation=None, **arguments).output
 
   return build
@@ -88,8 +88,8 @@ def of_applications(network, rescale, size, **arguments):
 NETWORKS = {
   "resnet": resnet,
   "densenet": densenet,
-  "efficientnet": of_applications(applications.EfficientNetB0, True, 64),
-  "mobilenet": of_applications(applications.MobileNetV3Small, False, 64, include_preprocessing=False),
+  "efficientnet": of_applications(applications.EfficientNetB0, True),
+  "mobilenet": of_applications(applications.MobileNetV3Small, False, include_preprocessing=False),
 }
 
 
@@ -112,14 +112,17 @@ def batches(examples, arguments, first, count):
   def batch(step):
     return input_pipeline.batch(examples, arguments.seed, step, arguments.batch_size)
 
-  return tf.data.Dataset.range(first, first + count).map(batch, num_parallel_calls=2).prefetch(2)
+  options = tf.data.Options()
+  options.autotune.enabled = False  # Its thread is waited for at the end, for up to a minute.
+  return tf.data.Dataset.range(first, first + count).map(batch, num_parallel_calls=2).prefetch(2).with_options(options)
 
 
 def fitted(model, optimizer, data, callbacks=()):
-  """Trains a model on batches, once through; returns it, and how many steps that took."""
-  model.compile(optimizer, LOSS)
-  model.fit(data, verbose=0, callbacks=list(callbacks))
-  return model, int(optimizer.iterations)
+  """Trains a copy of a model on batches, once through; returns it, and how many steps that took."""
+  training = fused(model)
+  training.compile(optimizer, LOSS, jit_compile=False)
+  training.fit(data, verbose=0, callbacks=list(callbacks))
+  return unfused(training), int(optimizer.iterations)
 
 
 def warmed_up(name, train, arguments):
@@ -132,7 +135,7 @@ def warmed_up(name, train, arguments):
   images = keras.Input((32, 32, 3), name="images")
   model = keras.Model(images, NETWORKS[name](images), name=name)
   sgd = keras.optimizers.SGD(arguments.learning_rate, momentum=0.9)
-  fitted(model, sgd, batches(train, arguments, 0, arguments.steps))
+  model, _ = fitted(model, sgd, batches(train, arguments, 0, arguments.steps))
   with tempfile.TemporaryDirectory(dir=path.parent) as directory:
     model.save(pathlib.Path(directory) / path.name)
     (pathlib.Path(directory) / path.name).replace(path)
@@ -159,7 +162,7 @@ def measured(name, kind, train, test, arguments):
   smaller, report = squeeze(model)
   squeezed = precision(smaller, train, test, arguments)
   sgd = keras.optimizers.SGD(arguments.learning_rate / 10, momentum=0.9)
-  fitted(smaller, sgd, batches(train, arguments, 3 * steps, steps))
+  smaller, _ = fitted(smaller, sgd, batches(train, arguments, 3 * steps, steps))
   return {
     "parameters_before": report.parameters_before,
     "parameters_after": report.parameters_after,
@@ -207,13 +210,14 @@ def parsed():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("results", type=pathlib.Path, help="file that keeps a line of JSON for each row")
   parser.add_argument("--networks", default=",".join(NETWORKS), help="some of these, with commas between them")
+  parser.add_argument("--thresholds", default=",".join(THRESHOLDS), help="some of these, with commas between them")
   parser.add_argument(
-    "--steps", type=int, default=3000, help="of warming up and fine-tuning; twice as many to sparsify"
+    "--steps", type=int, default=1000, help="of warming up and fine-tuning; twice as many to sparsify"
   )
   parser.add_argument("--target_sparsity", type=float, default=0.5, help="fake sparsity at which training stops")
   parser.add_argument("--l1_penalty", type=float, default=0.002, help="doubles after every sixth of the steps")
   parser.add_argument("--learning_rate", type=float, default=0.02, help="with a momentum of 0.9")
-  parser.add_argument("--batch_size", type=int, default=125)
+  parser.add_argument("--batch_size", type=int, default=64)
   parser.add_argument("--seed", type=int, default=1)
   parser.add_argument("--dataset", choices=DATASETS, default=DATASETS[0])
   return parser.parse_args()
@@ -222,16 +226,19 @@ def parsed():
 def main():
   """Prints a table of parameters, fake sparsity and precision, for each network and kind of threshold."""
   arguments = parsed()
-  unknown = set(arguments.networks.split(",")) - set(NETWORKS)
-  if unknown:
-    sys.exit(f"--networks has {', '.join(sorted(unknown))}; expected some of {', '.join(NETWORKS)}.")
-  settings = {name: value for name, value in vars(arguments).items() if name not in ("results", "networks")}
+  chosen = {}
+  for name, known in (("networks", NETWORKS), ("thresholds", THRESHOLDS)):
+    chosen[name] = getattr(arguments, name).split(",")
+    unknown = set(chosen[name]) - set(known)
+    if unknown:
+      sys.exit(f"--{name} has {', '.join(sorted(unknown))}; expected some of {', '.join(known)}.")
+  settings = {name: value for name, value in vars(arguments).items() if name not in ("results", *chosen)}
   try:
     train, test = (input_pipeline.load(arguments.dataset, split) for split in ("train", "test"))
   except UserError as error:
     sys.exit(str(error))
   keys = [
-    {"network": name, "thresholds": kind, **settings} for name in arguments.networks.split(",") for kind in THRESHOLDS
+    {"network": name, "thresholds": kind, **settings} for name in chosen["networks"] for kind in chosen["thresholds"]
   ]
   for key in keys:
     if not kept(arguments.results, key):
