@@ -281,6 +281,8 @@ def _copied_layers(copy):
 
 def _is_of_interest(operation):
   """Whether a layer has no rule, and holds some whose channels would be followed."""
+  if type(operation) is keras.layers.TimeDistributed:
+    return any(rules_of(type(layer)) for layer in layers_in(operation))
   if not is_composite(operation) or rules_of(type(operation)):
     return False
   return any(rule.owns_channels for layer in layers_in(operation) for rule in rules_of(type(layer)))

@@ -6,6 +6,7 @@ layers are refused.
 """
 
 import collections
+import functools
 import itertools
 import re
 
@@ -118,8 +119,10 @@ def _record(layer, args, kwargs, training=None, values=()):
       call_args, call_kwargs = keras.tree.map_structure(converted, inputs)
       if "training" in layer.call_signature_parameters:
         call_kwargs["training"] = training
-      outputs = layer.call(*call_args, **call_kwargs)
+      outputs = _call_of(layer)(*call_args, **call_kwargs)
       nodes = nodes_behind(keras.tree.flatten(outputs))
+  except CannotTraceError:
+    raise
   except Exception as error:
     raise CannotTraceError(first_line(error)) from error
   if scope.state_mapping and not values:
@@ -130,6 +133,19 @@ def _record(layer, args, kwargs, training=None, values=()):
   if any(isinstance(value, keras.Variable) for node in nodes for value in _values(node)):
     raise CannotTraceError("it computes with weights outside of layers")
   return inputs, outputs, nodes
+
+
+def _call_of(layer):
+  """The `call` of a layer; that of a TimeDistributed as calls of the layer in it, which it does not call itself."""
+  return functools.partial(_step_by_step, layer.layer) if type(layer) is keras.layers.TimeDistributed else layer.call
+
+
+def _step_by_step(layer, inputs, training=None, mask=None):
+  """What TimeDistributed computes: the layer at each step, along axis 1."""
+  if inputs.shape[1] is None:
+    raise CannotTraceError("its number of steps is not fixed")
+  training = {"training": training} if "training" in layer.call_signature_parameters else {}
+  return keras.ops.stack([layer(inputs[:, step], **training) for step in range(inputs.shape[1])], axis=1)
 
 
 def _recorded_again(*args, **kwargs):

@@ -119,7 +119,7 @@ def test_constants_flow_forward_through_many_layers(gated):
 WALLS = [
   layers.LayerNormalization,
   layers.Softmax,
-  lambda **name: layers.TimeDistributed(layers.Dense(4), **name),
+  lambda **name: layers.TimeDistributed(layers.LayerNormalization(), **name),
   lambda **name: type("OddReLU", (layers.ReLU,), {})(**name),
   lambda **name: functools.partial(layers.BatchNormalization(**name), training=True),
 ]

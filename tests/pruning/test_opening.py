@@ -435,6 +435,74 @@ def test_policies_of_dtypes(policy, randomize, shut):
   np.testing.assert_allclose(second, first, rtol=0.05, atol=0.05 * abs(first.numpy()).max())
 
 
+# TimeDistributed.
+
+
+def clip(steps=3):
+  return keras.Input((steps, 8, 8, 3), name="clip")
+
+
+def each_frame(layer, **arguments):
+  return layers.TimeDistributed(layer, **arguments)
+
+
+def of_single_layers(frames):
+  """A network of frames as such are often written: a TimeDistributed around each layer."""
+  for filters in (6, 4):
+    frames = each_frame(layers.Conv2D(filters, 3, padding="same", use_bias=False))(frames)
+    frames = each_frame(layers.BatchNormalization())(frames)
+    frames = each_frame(layers.MaxPooling2D())(each_frame(layers.ReLU())(frames))
+  return each_frame(layers.Flatten())(frames)
+
+
+def of_a_model(frames):
+  """One TimeDistributed, around a model with a block of a class of its own."""
+  images = image()
+  x = layers.Conv2D(6, 3, padding="same", name="conv")(images)
+  x = Residual(6, name="block")(layers.ReLU()(layers.BatchNormalization(name="conv_bn")(x)))
+  encoder = keras.Model(images, layers.GlobalAveragePooling2D()(x), name="encoder")
+  return each_frame(encoder, name="frames")(frames)
+
+
+@pytest.mark.parametrize(("encoded", "least"), [(of_single_layers, 3), (of_a_model, 4)])
+def test_steps_of_time_are_pruned(encoded, least, randomize, tmp_path):
+  keras.utils.clear_session()
+  frames = clip()
+  model = with_dead(keras.Model(frames, layers.Dense(2)(layers.LSTM(5)(encoded(frames)))), randomize)
+  model(np.zeros((1, 3, 8, 8, 3)))
+  before = state(model)
+  smaller, removed, _ = squeeze_and_check(model)
+  report = plan(model)
+  assert state(model) == before
+  assert "TimeDistributed" in report.opened.values()
+  assert report.walls == []
+  assert sum(removed.values()) >= least
+  assert multiply_adds(model) > multiply_adds(smaller)
+  assert penalties(model, num_pixels=64).keys() == penalties(smaller, num_pixels=64).keys()
+  smaller.save(tmp_path / "smaller.keras")
+  assert_same_function(model, keras.saving.load_model(tmp_path / "smaller.keras"))
+
+
+def test_steps_of_time_cost_what_each_costs():
+  frames = clip(steps=3)
+  model = keras.Model(frames, each_frame(layers.Conv2D(4, 1))(frames))
+  assert multiply_adds(model) == 3 * 8 * 8 * 3 * 4
+
+
+def test_steps_whose_number_is_not_fixed_or_that_are_masked_stay_shut(randomize):
+  def shut_by(frames, batch_norm):
+    x = each_frame(layers.Flatten(), name="flat")(frames)
+    return plan(keras.Model(frames, layers.Dense(2)(each_frame(batch_norm, name="steps")(x))))
+
+  report = shut_by(clip(steps=None), layers.BatchNormalization())
+  assert report.opened == {}
+  assert "since its number of steps is not fixed" in report.notes[0]
+  frames = clip()
+  masked = layers.Masking()(layers.Reshape((3, -1))(frames))
+  report = plan(keras.Model(frames, each_frame(layers.BatchNormalization(), name="steps")(masked)))
+  assert "since it is called with a mask" in report.notes[0]
+
+
 # What is no model of layers.
 
 

@@ -12,7 +12,7 @@
 4
 """
 
-from cifar10.pruning.rules.arrangement import Concatenation, Rearrangement, Reduction, Repeat, Total
+from cifar10.pruning.rules.arrangement import Concatenation, Rearrangement, Reduction, Repeat, Stack, Total
 from cifar10.pruning.rules.base import Channels, Rule, Squeezed, Wall
 from cifar10.pruning.rules.channelwise import Activation, Clip, Elementwise, Function, Passing, Product, Sum
 from cifar10.pruning.rules.convolutions import Depthwise, Grouped, Mixer, Separable, Transposed
@@ -53,6 +53,7 @@ __all__ = [
   "Spatial",
   "Split",
   "Squeezed",
+  "Stack",
   "Sum",
   "Total",
   "Transposed",

@@ -93,21 +93,12 @@ class Concatenation(Rule):
     if not followed:
       return [opaque(call.inputs[0].channels.reason)]
     terms = [graph.read(call, index, followed[0]) for index in range(len(call.inputs))]
-    if any(term.axis is None for term in terms):
-      for term in terms:
-        graph.block(term.ids, call.name)
-      return [opaque(call.name)]
-    if call.operation.axis % rank == followed[0]:
+    if call.operation.axis % rank == followed[0] and all(term.axis is not None for term in terms):
       ids, constant, border, pattern = (
         np.concatenate([getattr(term, name) for term in terms]) for name in ("ids", "constant", "border", "pattern")
       )
       return [Channels(followed[0], ids, constant, border, pattern=pattern)]
-    for term in terms[1:]:
-      graph.unite(terms[0].ids, term.ids)
-    constants = np.stack([term.constant for term in terms])
-    constant = np.where((constants == constants[0]).all(axis=0), constants[0], np.nan)
-    border = np.where(np.isnan(constant), 0, np.maximum.reduce([term.border for term in terms]))
-    return [Channels(followed[0], terms[0].ids, constant, border)]
+    return [_shared(graph, call, terms, followed[0])]
 
   def backward(self, graph, call):
     used, widths = call.outputs[0].channels.used, [len(channels.ids) for channels in call.reads]
@@ -118,6 +109,18 @@ class Concatenation(Rule):
   def scaled(self, call, factors):
     joined = np.concatenate(factors)
     return joined if len(joined) == len(call.outputs[0].channels.ids) else super().scaled(call, factors)
+
+
+class Stack(Rule):
+  """Tensors side by side along a new axis: they share their channels."""
+
+  def forward(self, graph, call):
+    followed = [tensor.channels.axis for tensor in call.inputs if tensor.channels.axis is not None]
+    if not followed:
+      return [opaque(call.inputs[0].channels.reason)]
+    terms = [graph.read(call, index, followed[0]) for index in range(len(call.inputs))]
+    new_axis = call.operation.axis % len(call.outputs[0].shape)
+    return [_shared(graph, call, terms, followed[0] + (new_axis <= followed[0]))]
 
 
 class Repeat(Rearrangement):
@@ -154,6 +157,20 @@ class Total(Reduction):
     if None in sizes:
       return np.where(channels.constant == 0, 0, np.nan), np.where(channels.constant == 0, channels.border, 0)
     return channels.constant * math.prod(sizes), channels.border
+
+
+def _shared(graph, call, terms, axis):
+  """The `Channels` of a tensor that has those of several ones at different places; opaque if one of them is."""
+  if any(term.axis is None for term in terms):
+    for term in terms:
+      graph.block(term.ids, call.name)
+    return opaque(call.name)
+  for term in terms[1:]:
+    graph.unite(terms[0].ids, term.ids)
+  constants = np.stack([term.constant for term in terms])
+  constant = np.where((constants == constants[0]).all(axis=0), constants[0], np.nan)
+  border = np.where(np.isnan(constant), 0, np.maximum.reduce([term.border for term in terms]))
+  return Channels(axis, terms[0].ids, constant, border)
 
 
 def _fits(shape, places, batch):
@@ -196,4 +213,5 @@ register(operation_class(ops.sum, 1), Total())
 for _function in (ops.mean, ops.max, ops.min):
   register(operation_class(_function, 1), Reduction())
 register(layers.Concatenate, Concatenation())
+register(operation_class(ops.stack, tensor=[keras.KerasTensor((None, 2))] * 2), Stack())
 register(operation_class(ops.concatenate, tensor=[keras.KerasTensor((None, 2))] * 2), Concatenation())

@@ -146,6 +146,34 @@ def test_along_another_axis_tensors_share_their_channels(joined, kind, axis):
   assert used(model, "b_bn") == [True, False, False, False]
 
 
+@pytest.mark.parametrize(("axis", "channel_axis"), [(1, 4), (-1, 3), (3, 4)])
+def test_along_a_new_axis_tensors_share_their_channels(joined, axis, channel_axis):
+  def join(a, b):
+    return named()(ops.stack([a, b], axis))
+
+  def take_apart(x):
+    first, second = ((x[:, i], x[:, :, :, i], x[..., i])[(1, 3, -1).index(axis)] for i in range(2))
+    return layers.Concatenate()([first, 2 * second])
+
+  model = joined(join, take_apart, end(), betas=(-2, 2, 3, 2))
+  assert of(model, "layer").axis == channel_axis
+  assert ids(model, "a") == ids(model, "b") == ids(model, "layer")
+  np.testing.assert_array_equal(constants(model, "layer"), [NAN, NAN, NAN, 2])
+  assert squeeze_and_check(model)[1:] == ({"a": 1, "b": 1}, {"a": {"shared": 1}, "b": {"shared": 1}})
+  kernel = model.get_layer("end").kernel
+  kernel.assign(np.where(np.arange(8)[:, None] % 4 == 0, kernel, 0))
+  assert used(model, "b_bn") == [True, False, False, False]
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_stack_with_what_is_not_followed_stays(axis, randomize, shut):
+  images = image(5, 5, 4)
+  x = ops.stack([gate(images, "a"), images], axis)
+  model = randomize(keras.Model(images, end()(layers.Reshape((5, 5, -1))(x))))
+  shut(model, "a_bn", [1, 3], [-2, 2])
+  assert squeeze_and_check(model)[1:] == ({}, {"a": {"input": 2}})
+
+
 def test_a_tensor_beside_itself(gated):
   model = gated(lambda x: layers.Concatenate(name="layer")([x, layers.ReLU()(x), x]), end())
   assert ids(model, "layer") == ids(model, "a") * 3
