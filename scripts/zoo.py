@@ -1,8 +1,9 @@
 """What `squeeze` makes of networks of keras-hub and kimm, with random weights and 40% of their gammas at 0.
 
-Needs the extra `zoo`. Prints a table: parameters before and after; the share of dead channels that went, of all and of
-those that no sum, output or constant other than 0 holds; and why the others stay. `--verify` squeezes in float64 and
-gives the change of the outputs too.
+Needs the extra `zoo`. Prints a table: parameters, and those that are left where gammas are shut one by one, and where
+those of channels that stay or go together are shut together; the share of dead channels that went, of all and of those
+that no sum, output or constant other than 0 holds; and why others stay, of those shut together. `--verify` squeezes in
+float64 and gives the change of the outputs too.
 
 python scripts/zoo.py [--network "kimm RegNetX002"] [--verify]
 """
@@ -17,9 +18,11 @@ from cifar10.quiet import quietly
 
 with quietly("3"):
   import keras
-  from applications import shut_at_random
+  import numpy as np
+  from applications import SHARE, shut_at_random
 
-  from cifar10.pruning import plan, register, rules, squeeze
+  from cifar10.pruning import groups, plan, register, rules, squeeze
+  from cifar10.pruning.keys import variables_of
 
 SIZE = (64, 64, 3)
 KIMM = (
@@ -93,21 +96,43 @@ def register_layers():
   register(own.LearnableAffine, rules.PerChannel(multiply=["scale"], add=["bias"]))
 
 
-def row(name, verify):
-  """A line of the table."""
-  model = NETWORKS[name]()
-  shut_at_random(model)
-  report = squeeze(model)[1] if verify else plan(model)
+def shut_by_group(model, seed=0, share=SHARE):
+  """Like `shut_at_random`, but all gammas of channels that stay or go together are shut together."""
+  shut_at_random(model, seed, share=0)
+  together = groups(model)
+  numbers = np.unique(np.concatenate(list(together.values())))
+  shut = np.random.default_rng(seed).permutation(numbers)[: round(share * len(numbers))]
+  for key, gamma in variables_of(model, together).items():
+    gamma.assign(np.where(np.isin(together[key], shut), 0, gamma))
+
+
+def counted(report):
+  """What of a report the table shows, as cells; and why dead channels stay, dict from reason to count."""
   removed = sum(gate.removed for gate in report.gates.values())
   kept = collections.Counter()
   for gate in report.gates.values():
     for reason, count in gate.kept_though_dead.items():
       kept["walls" if reason in report.walls else reason] += count
   free = removed + sum(count for reason, count in kept.items() if reason not in HELD)
-  shares = [f"{removed / count:.2f}" if count else "" for count in (removed + sum(kept.values()), free)]
-  sizes = [f"{count / 1e6:.2f}" for count in (report.parameters_before, report.parameters_after)]
-  difference = [f"{report.check.difference:.1e}" if report.check.difference is not None else ""] if verify else []
-  return [name, *sizes, *shares, ", ".join(f"{count} {reason}" for reason, count in kept.most_common(3)), *difference]
+  shares = [f"{removed / count:.2f}" if count else "" for count in (removed + kept.total(), free)]
+  return [f"{report.parameters_after / 1e6:.2f}", *shares], kept
+
+
+def row(name, verify):
+  """A line of the table."""
+  cells, differences = [name], []
+  for shut in (shut_at_random, shut_by_group):
+    keras.backend.clear_session()
+    model = NETWORKS[name]()
+    shut(model)
+    report = squeeze(model)[1] if verify else plan(model)
+    found, kept = counted(report)
+    cells += found if len(cells) > 1 else [f"{report.parameters_before / 1e6:.2f}", *found]
+    differences.append(report.check and report.check.difference)
+  cells.append(", ".join(f"{count} {reason}" for reason, count in kept.most_common(3)))
+  if verify:
+    cells.append("" if None in differences else f"{max(differences):.1e}")
+  return cells
 
 
 def main():
@@ -119,18 +144,11 @@ def main():
   if arguments.verify:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-  titles = [
-    "network",
-    "parameters, M",
-    "after",
-    "share of dead channels that went",
-    "of those that nothing holds",
-    "others",
-  ]
+  shares = ["of all dead", "of those that nothing holds"]
+  titles = ["network", "parameters, M", "shut singly", *shares, "shut by group", *shares, "others"]
   register_layers()
   print(table([*titles, *(["change of outputs"] if arguments.verify else [])]))
   for name in [arguments.network] if arguments.network else NETWORKS:
-    keras.backend.clear_session()
     print(table_row(row(name, arguments.verify)), flush=True)
 
 

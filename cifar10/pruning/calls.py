@@ -6,6 +6,7 @@ What of Keras is not public is used here alone: the records of a model's calls, 
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,32 @@ def unbuilt(layer):
     each.built = False
     each._tracker.unlock()
   return layer
+
+
+@contextlib.contextmanager
+def refitting(layer):
+  """Lets Sequential models in a layer be called on symbolic tensors of other sizes than they were built for.
+
+  As they can be on arrays. Such a model is built again, of views of its layers.
+  """
+  models = [each for each in layers_in(layer) if isinstance(each, keras.Sequential) and is_functional(each)]
+
+  def output_spec(model, inputs, **kwargs):
+    shape = getattr(inputs, "shape", model.input_shape)
+    if len(shape) == len(model.input_shape) and not all(
+      built in (None, size) for built, size in zip(model.input_shape, shape)
+    ):
+      model._layers, model._functional = [view_of(each) for each in model.layers], None
+      model.build(shape)
+    return type(model).compute_output_spec(model, inputs, **kwargs)
+
+  for model in models:
+    model.compute_output_spec = functools.partial(output_spec, model)
+  try:
+    yield
+  finally:
+    for model in models:
+      del model.compute_output_spec
 
 
 @contextlib.contextmanager

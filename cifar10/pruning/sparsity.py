@@ -74,10 +74,11 @@ def penalties(model: keras.Model, num_pixels: float | None = None) -> dict[str, 
 
 
 def groups(model: keras.Model) -> dict[str, np.ndarray]:
-  """Which channels stay or go together: sums and concatenations, or a shared layer, tie them.
+  """Which channels stay or go together: sums and concatenations, shared layers or the groups of a convolution tie them.
 
   A channel of a residual stream, for example, is scaled by the batch norms of all blocks that add to it, and goes only
-  when all of them shut it. An optimizer that gets the groups shuts them together.
+  when all of them shut it. An optimizer that gets the groups shuts them together. A convolution in groups could lose
+  single channels, but only as many from each group: one of them goes whole.
 
   Args:
     model: a functional Keras model.
@@ -97,7 +98,7 @@ def groups(model: keras.Model) -> dict[str, np.ndarray]:
   >>> {key: numbers.tolist() for key, numbers in groups(keras.Model(images, layers.Dense(2)(x))).items()}
   {'a_bn/gamma': [0, 1], 'b_bn/gamma': [0, 1]}
   """
-  gated = _gated_calls(ChannelGraph(model))
+  gated = _gated_calls(ChannelGraph(model, whole_groups=True))
   ids = [calls[0].outputs[0].channels.ids for calls in gated.values()]
   numbers = np.unique(np.concatenate(ids), return_inverse=True)[1] if ids else []
   ends = np.cumsum(list(map(len, ids)))[:-1]

@@ -13,7 +13,7 @@ import re
 import keras
 import numpy as np
 
-from cifar10.pruning.calls import has_mask, layers_in, nodes_behind, set_trainable
+from cifar10.pruning.calls import has_mask, layers_in, nodes_behind, refitting, set_trainable
 from cifar10.pruning.keys import distinct
 from cifar10.pruning.printing import first_line
 
@@ -115,7 +115,7 @@ def _record(layer, args, kwargs, training=None, values=()):
 
   inputs = keras.tree.map_structure(symbolic, (args, {k: v for k, v in kwargs.items() if k != "training"}))
   try:
-    with keras.StatelessScope(values) as scope:
+    with refitting(layer), keras.StatelessScope(values) as scope:
       call_args, call_kwargs = keras.tree.map_structure(converted, inputs)
       if "training" in layer.call_signature_parameters:
         call_kwargs["training"] = training

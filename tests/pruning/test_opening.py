@@ -435,6 +435,41 @@ def test_policies_of_dtypes(policy, randomize, shut):
   np.testing.assert_allclose(second, first, rtol=0.05, atol=0.05 * abs(first.numpy()).max())
 
 
+class Branches(layers.Layer):
+  """A padded convolution beside one that is not, which is built for the padded size and called with the other."""
+
+  def __init__(self, filters, **arguments):
+    super().__init__(**arguments)
+    self.pad = layers.ZeroPadding2D(name="pad")
+    self.wide, self.narrow = (
+      keras.Sequential(
+        [layers.Conv2D(filters, size, 2, use_bias=False), layers.BatchNormalization(name="bn")], name=f"of_{size}"
+      )
+      for size in (3, 1)
+    )
+
+  def build(self, shape):
+    padded = self.pad.compute_output_shape(shape)
+    self.wide.build(padded)
+    self.narrow.build(padded)
+
+  def call(self, x):
+    return ops.relu(self.wide(self.pad(x)) + self.narrow(x))
+
+
+def test_sequential_models_that_were_built_for_another_size(randomize, tmp_path):
+  images = image()
+  model = with_dead(keras.Model(images, layers.Conv2D(2, 3)(Branches(6, name="branches")(images))), randomize)
+  model(IMAGES)
+  before = state(model)
+  smaller, removed, _ = squeeze_and_check(model)
+  assert state(model) == before
+  assert removed == {"branches/of_3/conv2d": 2, "branches/of_1/conv2d": 2}
+  assert {"of_1/bn/gamma", "of_3/bn/gamma"} == set(penalties(model))
+  smaller.save(tmp_path / "smaller.keras")
+  assert_same_function(model, keras.saving.load_model(tmp_path / "smaller.keras", custom_objects={}))
+
+
 # TimeDistributed.
 
 

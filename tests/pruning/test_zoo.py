@@ -12,15 +12,20 @@ from cifar10.pruning import squeeze
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64", "own_rules")]
 
 
+@pytest.mark.parametrize("shut", [shut_at_random, zoo.shut_by_group])
 @pytest.mark.parametrize("name", zoo.NETWORKS)
-def test_they_keep_their_function(name):
+def test_they_keep_their_function(name, shut):
   pytest.importorskip("keras_hub" if name.startswith("keras-hub") else "kimm", reason="the extra zoo is not installed")
   zoo.register_layers()
   model = zoo.NETWORKS[name]()
-  shut_at_random(model)
+  shut(model)
   smaller, report = squeeze(model, verify=False)
   assert_same_function(model, smaller)
   assert report.parameters_after == smaller.count_params() <= model.count_params()
+  if shut is zoo.shut_by_group:
+    _, kept = zoo.counted(report)
+    free = sum(count for reason, count in kept.items() if reason not in zoo.HELD)
+    assert free <= 0.2 * (free + sum(gate.removed for gate in report.gates.values()))
 
 
 def test_the_table_of_the_zoo_shows_what_goes(monkeypatch, capsys):
@@ -28,6 +33,7 @@ def test_the_table_of_the_zoo_shows_what_goes(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["zoo.py", "--network=kimm LCNet100"])
   zoo.main()
   _, _, row = capsys.readouterr().out.splitlines()
-  before, after, of_all, of_free = (float(cell) for cell in row.strip("| ").split(" | ")[1:5])
-  assert after < before
-  assert of_all <= of_free <= 1
+  before, *ways = (float(cell) for cell in row.strip("| ").split(" | ")[1:8])
+  for after, of_all, of_free in (ways[:3], ways[3:]):
+    assert after < before
+    assert of_all <= of_free <= 1
