@@ -17,6 +17,7 @@ WEIGHT_DECAY = {"resnet20": 0.0005, "cnn4": 0.0}
 NETWORKS = tuple(WEIGHT_DECAY)
 DATASETS = ("cifar10", "synthetic")
 DISTORTIONS = ("paper", "crop_flip")
+CHAIN = "checkpoints/cifar10_train"
 FORMATS = ("saved_model", "litert", "litert_int8", "onnx")
 
 FIXED = "fixed for the stage"
@@ -244,7 +245,7 @@ class TrainConfig:
     0, "Version to train; it stands in <train_dir>_<version>.", whole=True, high=10**6, group=STAGE
   )
   train_dir: str = path(
-    "checkpoints/cifar10_train", "Directory of a version, without _<version>.", workers_own=True, group=STAGE
+    CHAIN, "Directory of a version, without _<version>.", workers_own=True, group=STAGE
   )
   overwrite: bool = switch(
     False, "Replace the next version though it has training progress; clears its directory.", group=STAGE
@@ -517,7 +518,7 @@ class OfAVersion:
     group=VERSION,
   )
   checkpoint_dir: str = path(
-    "checkpoints/cifar10_train",
+    CHAIN,
     "Directory of a version, without _<version>: cifar10-train's --train_dir. With _<version> it means that version.",
     group=VERSION,
   )
@@ -528,6 +529,19 @@ class OfAVersion:
     low=-1,
     high=2**31 - 1,
     group=VERSION,
+  )
+  published: bool = switch(
+    False,
+    "Take the trained chain that comes with the package, in which nothing is written or recorded.",
+    group=VERSION,
+  )
+
+  RULES: ClassVar = (
+    Rule(
+      ("published", "checkpoint_dir"),
+      lambda given: not given["published"] or given["checkpoint_dir"] == CHAIN,
+      "--published and --checkpoint_dir are two chains; pass one of them",
+    ),
   )
 
 
@@ -557,7 +571,8 @@ class EvalConfig(OfAVersion):
   )
   eval_dir: str | None = path(
     None,
-    "Directory of TensorBoard events, one of its own in it for each version. By default eval in the version's.",
+    "Directory of TensorBoard events, one of its own in it for each version. By default eval in the version's; with "
+    "--published none are written.",
     group=OUTPUT,
   )
 
@@ -576,7 +591,9 @@ class ExportConfig(OfAVersion):
   )
   softmax: bool = switch(False, "Append a softmax: probabilities come out, not logits.", group=OUTPUT)
   output_dir: str | None = path(
-    None, "Directory of the files. By default export in the version's directory.", group=OUTPUT
+    None,
+    "Directory of the files. By default export in the version's directory, with --published ./export.",
+    group=OUTPUT,
   )
   dataset: str | None = dataset("Data set to compare on. By default the one that the chain was trained on.", group=DATA)
   data_dir: str | None = path(None, "Directory of CIFAR-10, as for cifar10-train.", group=DATA)
@@ -598,11 +615,22 @@ class ReportConfig:
   """The settings of a report."""
 
   train_dir: tuple[str, ...] = paths(
-    ("checkpoints/cifar10_train",),
+    (CHAIN,),
     "Directory of a version, without _<version>; several, with commas between them, are compared.",
   )
   output_dir: str | None = path(
-    None, "Directory to write to. By default <train_dir>_report, or, of several, the first's with _comparison."
+    None,
+    "Directory to write to. By default <train_dir>_report, or, of several, the first's with _comparison; with "
+    "--published ./published_report.",
+  )
+  published: bool = switch(False, "Report on the trained chain that comes with the package.")
+
+  RULES: ClassVar = (
+    Rule(
+      ("published", "train_dir"),
+      lambda given: not given["published"] or tuple(given["train_dir"]) == (CHAIN,),
+      "--published and --train_dir are two chains; pass one of them",
+    ),
   )
 
 

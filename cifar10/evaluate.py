@@ -14,7 +14,7 @@ from cifar10.console import say, timestamp
 from cifar10.datasets.examples import NUM_CLASSES, Examples
 from cifar10.errors import UserError, first_line
 from cifar10.pruning import fold_batch_norms, multiply_adds
-from cifar10.version.choosing import chosen
+from cifar10.version.choosing import chosen_by
 from cifar10.version.evaluations import stands_for
 from cifar10.version.predictions import Predictions
 
@@ -29,7 +29,7 @@ def evaluate(config: EvalConfig):
     UserError: data, directory or settings do not fit.
   """
   check(config)
-  version = chosen(config.checkpoint_dir, config.checkpoint_version)
+  version = chosen_by(config)
   if config.run_once:
     version.must_exist()
   dataset = config.dataset or version.dataset() or DATASETS[0]
@@ -106,7 +106,7 @@ def _evaluate_forever(config, dataset, examples):
   while True:
     start = time.monotonic()
     try:
-      _evaluate_once(config, chosen(config.checkpoint_dir, config.checkpoint_version), dataset, examples)
+      _evaluate_once(config, chosen_by(config), dataset, examples)
     except (UserError, OSError) as error:  # The training beside it may not have come so far yet, or replaces it.
       print(error, file=sys.stderr)
     time.sleep(max(0.0, config.eval_interval_secs - (time.monotonic() - start)))
@@ -141,6 +141,17 @@ def _evaluate_version(config, version, dataset, examples, check_same):
     "time": timestamp(),
   }
   network = check_same()
+  if config.eval_dir or not config.published:
+    _write_events(config, version, step, measured)
+  if config.published:
+    return
+  if stands_for(record, version.number, version.dataset()):
+    version.write_predictions(_telling(measured, examples, record["time"]))
+  version.add_evaluation({**record, "network": network})
+
+
+def _write_events(config, version, step, measured):
+  """Writes an evaluation as events of TensorBoard."""
   eval_dir = pathlib.Path(config.eval_dir, version.path.name) if config.eval_dir else version.path / "eval"
   try:
     with tf.summary.create_file_writer(str(eval_dir)).as_default(step):
@@ -151,9 +162,6 @@ def _evaluate_version(config, version, dataset, examples, check_same):
       f"--eval_dir {config.eval_dir or eval_dir} cannot be written ({first_line(error)}); make room, or give another "
       "directory."
     ) from error
-  if stands_for(record, version.number, version.dataset()):
-    version.write_predictions(_telling(measured, examples, record["time"]))
-  version.add_evaluation({**record, "network": network})
 
 
 def _telling(measured, examples, time):

@@ -19,7 +19,7 @@ from cifar10.pruning.calls import layers_in
 from cifar10.pruning.comparing import output_differences
 from cifar10.pruning.timing import seconds_in_turns
 from cifar10.version import files
-from cifar10.version.choosing import chosen
+from cifar10.version.choosing import chosen_by
 from cifar10.version.directory import MODEL_FILE
 
 FILES = {
@@ -47,7 +47,7 @@ def export(config: ExportConfig):
   """
   check(config)
   _check_packages(config.formats)
-  version = chosen(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  version = chosen_by(config).must_exist()
   with version.watched() as check_same:
     _export(config, version, check_same)
 
@@ -62,7 +62,7 @@ def _export(config, version, check_same):
   )
   served = served_model(fold_batch_norms(network), config.input, config.softmax)
   run = _compiled(served_model(network, config.input, config.softmax))
-  output_dir = pathlib.Path(config.output_dir) if config.output_dir else version.path / "export"
+  output_dir = pathlib.Path(config.output_dir or ("export" if config.published else version.path / "export"))
   images = _inputs(test.images, config.input)
   expected = run(images)
   with _workplace(output_dir) as workplace:
@@ -78,6 +78,8 @@ def _export(config, version, check_same):
     for name in config.formats:
       _move(workplace / FILES[name], output_dir / FILES[name], workplace)
   print(table(rows))
+  if config.published:
+    return
   record = {
     "network": network_checksum,
     "checkpoint_iter": step,

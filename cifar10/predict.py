@@ -8,7 +8,7 @@ from cifar10.datasets.examples import CLASSES, IMAGE_SHAPE
 from cifar10.errors import UserError, first_line
 from cifar10.image_size import image_size
 from cifar10.input_pipeline import standardize
-from cifar10.version.choosing import chosen
+from cifar10.version.choosing import chosen_by
 from cifar10.version.files import MOST_BYTES, read
 
 # Decoding takes some 20 bytes for each.
@@ -22,7 +22,7 @@ def predict(config: PredictConfig):
     UserError: there is no such version; or files cannot be read, one sentence for each, after the lines of the others.
   """
   check(config)
-  version = chosen(config.checkpoint_dir, config.checkpoint_version).must_exist()
+  version = chosen_by(config).must_exist()
   network, _, damage = version.load(config.checkpoint_iter)
   say(*damage)
   class_names = CLASSES[version.own_dataset(config.dataset)]

@@ -5,6 +5,7 @@ import pathlib
 from cifar10.config import ReportConfig, check
 from cifar10.errors import UserError, first_line, how_to_install
 from cifar10.report.facts import read_chain
+from cifar10.version.choosing import PUBLISHED
 from cifar10.version.files import atomic_file
 
 PAGE_FILE = "index.html"
@@ -18,7 +19,7 @@ def report(config: ReportConfig):
   """
   check(config)
   page, pictures = _load()
-  train_dirs = list(dict.fromkeys(config.train_dir))
+  train_dirs = [PUBLISHED] if config.published else list(dict.fromkeys(config.train_dir))
   several = len(train_dirs) > 1
   chains = [read_chain(train_dir, name) for train_dir, name in zip(train_dirs, _names(train_dirs))]
   comparison = pictures.comparison(chains)
@@ -26,7 +27,8 @@ def report(config: ReportConfig):
   of_chains = [pictures.of_chain(chain, prefix) for chain, prefix in zip(chains, prefixes)]
   files = {picture.file_name: picture.png for drawn in (comparison, *of_chains) for picture in drawn}
   files[PAGE_FILE] = page(chains, comparison, of_chains).encode(errors="backslashreplace")
-  directory = pathlib.Path(config.output_dir or train_dirs[0] + ("_comparison" if several else "_report"))
+  beside = "published" if config.published else train_dirs[0]
+  directory = pathlib.Path(config.output_dir or beside + ("_comparison" if several else "_report"))
   _write(directory, files)
   print(f"{directory / PAGE_FILE} and {len(files) - 1} pictures are written.")
 

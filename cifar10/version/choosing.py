@@ -10,6 +10,30 @@ from cifar10.version.directory import Version
 from cifar10.version.network import MODEL_FILE
 
 
+# The chain that comes with the package; `published/README.md` says how it was trained.
+PUBLISHED = str(pathlib.Path(__file__).parents[1] / "published" / "resnet20")
+
+
+def chosen_by(config):
+  """The version that a config, a `config.OfAVersion`, means, and says which one where it was not named.
+
+  Returns:
+    A `Version`, as `chosen` gives it.
+
+  Raises:
+    UserError: as `chosen`, or no such version is published.
+  """
+  if not config.published:
+    return chosen(config.checkpoint_dir, config.checkpoint_version)
+  numbers = sorted(_numbers(PUBLISHED))
+  if config.checkpoint_version not in (None, *numbers):
+    raise UserError(
+      f"--checkpoint_version is {config.checkpoint_version}, and with --published there "
+      f"{'are' if len(numbers) > 1 else 'is'} {', '.join(map(str, numbers))}; pass one of these, or leave it out."
+    )
+  return chosen(PUBLISHED, config.checkpoint_version)
+
+
 def chosen(checkpoint_dir, number=None):
   """The version that `--checkpoint_dir` and `--checkpoint_version` mean, and says which one where it was not named.
 
