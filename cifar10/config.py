@@ -244,9 +244,7 @@ class TrainConfig:
   checkpoint_version: int = number(
     0, "Version to train; it stands in <train_dir>_<version>.", whole=True, high=10**6, group=STAGE
   )
-  train_dir: str = path(
-    CHAIN, "Directory of a version, without _<version>.", workers_own=True, group=STAGE
-  )
+  train_dir: str = path(CHAIN, "Directory of a version, without _<version>.", workers_own=True, group=STAGE)
   overwrite: bool = switch(
     False, "Replace the next version though it has training progress; clears its directory.", group=STAGE
   )

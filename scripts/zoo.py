@@ -87,6 +87,7 @@ NETWORKS = {f"kimm {name}": functools.partial(kimm, name) for name in KIMM} | {
   ),
 }
 HELD = ("shared", "output", "padding", "carrier")  # By a sum or an output, or as a constant other than 0.
+HELD_BY_GROUP = (*HELD, "groups")  # Or by another one of the same group of a convolution, which is held.
 
 
 def register_layers():
@@ -106,14 +107,22 @@ def shut_by_group(model, seed=0, share=SHARE):
     gamma.assign(np.where(np.isin(together[key], shut), 0, gamma))
 
 
-def counted(report):
-  """What of a report the table shows, as cells; and why dead channels stay, dict from reason to count."""
+WAYS = ((shut_at_random, HELD), (shut_by_group, HELD_BY_GROUP))
+
+
+def counted(report, held):
+  """What of a report the table shows, as cells; and why dead channels stay, dict from reason to count.
+
+  Args:
+    report: the `SqueezeReport`.
+    held: the reasons for which a dead channel may well stay.
+  """
   removed = sum(gate.removed for gate in report.gates.values())
   kept = collections.Counter()
   for gate in report.gates.values():
     for reason, count in gate.kept_though_dead.items():
       kept["walls" if reason in report.walls else reason] += count
-  free = removed + sum(count for reason, count in kept.items() if reason not in HELD)
+  free = removed + sum(count for reason, count in kept.items() if reason not in held)
   shares = [f"{removed / count:.2f}" if count else "" for count in (removed + kept.total(), free)]
   return [f"{report.parameters_after / 1e6:.2f}", *shares], kept
 
@@ -121,12 +130,12 @@ def counted(report):
 def row(name, verify):
   """A line of the table."""
   cells, differences = [name], []
-  for shut in (shut_at_random, shut_by_group):
+  for shut, held in WAYS:
     keras.backend.clear_session()
     model = NETWORKS[name]()
     shut(model)
     report = squeeze(model)[1] if verify else plan(model)
-    found, kept = counted(report)
+    found, kept = counted(report, held)
     cells += found if len(cells) > 1 else [f"{report.parameters_before / 1e6:.2f}", *found]
     differences.append(report.check and report.check.difference)
   cells.append(", ".join(f"{count} {reason}" for reason, count in kept.most_common(3)))

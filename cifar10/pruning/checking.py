@@ -20,14 +20,11 @@ PERTURBATION = 4  # Of inputs, in units of these, to see what rounding can do to
 LARGEST_FACTOR = 1000  # By which squeezing may change outputs more than that.
 
 
-def self_check(
-  model: keras.Model, functional: keras.Model, smaller: keras.Model, inputs: Arrays | None
-) -> tuple[SelfCheck, Arrays | None]:
+def self_check(model: keras.Model, smaller: keras.Model, inputs: Arrays | None) -> tuple[SelfCheck, Arrays | None]:
   """Calls two models of one structure with the same inputs, in inference; both are as before after that.
 
   Args:
     model: the model.
-    functional: the functional or Sequential model that it is, or has been made.
     smaller: another, that should compute the same.
     inputs: inputs for one call; by default noise.
 
@@ -35,12 +32,12 @@ def self_check(
     The `SelfCheck`; and the inputs if the models differ by more than rounding explains, else None.
 
   Raises:
-    ValueError: the model cannot be called with the inputs that are given.
+    ValueError: the model cannot be called with the inputs that are given, or the smaller one not as the model can.
   """
   given = inputs is not None
   try:
     with left_alone(model):
-      inputs = inputs if given else inputs_that_run(functional, EXAMPLES, guess=True)
+      inputs = inputs if given else inputs_that_run(model, EXAMPLES, guess=True)
     before = _outputs(model, inputs)
   except Exception as error:
     if given:
@@ -49,7 +46,14 @@ def self_check(
       ) from error
     return SelfCheck(0, None, str(error).strip().partition("\n")[0]), None
   examples, tolerance = len(keras.tree.flatten(inputs)[0]), _tolerance(model)
-  difference = _difference(before, _outputs(smaller, inputs))
+  try:
+    after = _outputs(smaller, inputs)
+  except Exception as error:
+    raise ValueError(
+      f"{model.name} squeezed cannot be called as the model can ({first_line(error)}): keep a layer of one's own that "
+      "does such a thing shut with register(its class, rules.Wall())"
+    ) from error
+  difference = _difference(before, after)
   if difference <= tolerance and not any(_is_finite(output).any() for output in before):
     return SelfCheck(examples, None, "no output of the model is finite"), None
   if difference <= tolerance:

@@ -104,10 +104,10 @@ def inputs_that_run(model: keras.Model, examples: int = NOISE_EXAMPLES, guess: b
   Raises:
     ValueError: as `random_inputs`, or the model takes none of them.
   """
-  model = opened(model).model
-  free = any(size is None for tensor in model.inputs for size in tensor.shape[1:])
+  functional = opened(model).model
+  free = any(size is None for tensor in functional.inputs for size in tensor.shape[1:])
   for size in SIZES if free else SIZES[:1]:
-    inputs = random_inputs(model, examples, size, guess)
+    inputs = random_inputs(functional, examples, size, guess)
     try:
       if all(math.prod(output.shape) for output in keras.tree.flatten(model(inputs, training=False))):
         return inputs

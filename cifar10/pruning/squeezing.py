@@ -156,7 +156,7 @@ def _checked(model, smaller, exact, inputs, report, graph, decisions, pieces):
   if thresholded:
     model = rebuilt(graph.model, graph, lambda channels: np.ones(len(channels.ids), bool), thresholded).model
   functional = model if thresholded else graph.model
-  check, failing = self_check(model, functional, smaller, inputs)
+  check, failing = self_check(model, smaller, inputs)
   if failing is None or not (exact or decisions.is_exact()):
     return check
   name = first_difference(functional, smaller, failing, graph, decisions.kept, pieces)

@@ -125,6 +125,8 @@ def _record(layer, args, kwargs, training=None, values=()):
     raise
   except Exception as error:
     raise CannotTraceError(first_line(error)) from error
+  for node in nodes:
+    _leave_batch_open(node.operation)
   if scope.state_mapping and not values:
     raise CannotTraceError("its call sets variables")
   used = [variable for node in nodes for variable in getattr(node.operation, "variables", [])]
@@ -133,6 +135,15 @@ def _record(layer, args, kwargs, training=None, values=()):
   if any(isinstance(value, keras.Variable) for node in nodes for value in _values(node)):
     raise CannotTraceError("it computes with weights outside of layers")
   return inputs, outputs, nodes
+
+
+def _leave_batch_open(operation):
+  """Puts -1 where `ops.reshape` got None for a size, as symbolic tensors have it for that of the batch."""
+  shape = getattr(operation, "newshape", None)
+  if isinstance(shape, list | tuple) and None in shape:
+    if list(shape).count(None) > 1 or -1 in shape:
+      raise CannotTraceError("it reshapes by sizes that are not fixed")
+    operation.newshape = tuple(-1 if size is None else size for size in shape)
 
 
 def _call_of(layer):

@@ -9,7 +9,6 @@ from cifar10.version.checkpoint_files import checkpoint_steps
 from cifar10.version.directory import Version
 from cifar10.version.network import MODEL_FILE
 
-
 # The chain that comes with the package; `published/README.md` says how it was trained.
 PUBLISHED = str(pathlib.Path(__file__).parents[1] / "published" / "resnet20")
 

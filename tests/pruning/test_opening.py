@@ -435,6 +435,52 @@ def test_policies_of_dtypes(policy, randomize, shut):
   np.testing.assert_allclose(second, first, rtol=0.05, atol=0.05 * abs(first.numpy()).max())
 
 
+class Reshaping(Block):
+  """Puts rows and columns together, by the size of the batch, and undoes that."""
+
+  def __init__(self, places=64, **arguments):
+    super().__init__(**arguments)
+    self.places = places
+
+  def call(self, x):
+    y = super().call(x)
+    batch, *sizes = ops.shape(y)
+    return ops.reshape(ops.reshape(y, (batch, self.places, sizes[-1])), [batch, *sizes])
+
+
+class Broadcasting(Block):
+  """Does what symbolic tensors can and, on them, no others."""
+
+  def call(self, x):
+    y = super().call(x)
+    return ops.broadcast_to(y, ops.shape(y))
+
+
+def test_a_reshape_to_the_size_of_the_batch(randomize, tmp_path):
+  images = image()
+  model = with_dead(keras.Model(images, layers.Conv2D(2, 3)(Reshaping(name="block")(images))), randomize)
+  smaller, removed, _ = squeeze_and_check(model)
+  assert removed == {"block/conv": 1}
+  smaller.save(tmp_path / "smaller.keras")
+  assert_same_function(model, keras.saving.load_model(tmp_path / "smaller.keras", custom_objects={}))
+
+
+def test_a_reshape_by_several_sizes_that_are_not_fixed():
+  images = image()
+  report = plan(keras.Model(images, layers.Conv2D(2, 3)(Reshaping(-1, name="block")(images))))
+  assert report.opened == {}
+  assert "since it reshapes by sizes that are not fixed" in report.notes[0]
+
+
+def test_what_cannot_be_called_once_it_is_opened_is_said(randomize):
+  images = image()
+  model = with_dead(keras.Model(images, layers.Conv2D(2, 3)(Broadcasting(name="block")(images))), randomize)
+  with pytest.raises(ValueError, match=r"squeezed cannot be called as the model can .*register\(its class, rules.Wall"):
+    squeeze(model)
+  register(Broadcasting, rules.Wall())
+  assert_same_function(model, squeeze(model)[0])
+
+
 class Branches(layers.Layer):
   """A padded convolution beside one that is not, which is built for the padded size and called with the other."""
 
