@@ -8,6 +8,7 @@ Torch-Pruning prunes step by step until the network is within the budget.
 
 import argparse
 import functools
+import importlib.metadata
 import pathlib
 import sys
 import time
@@ -23,6 +24,7 @@ with quietly():
   import torch
   import torch_pruning
   from torch import nn
+  from torch_networks import IMAGE, channels_first, parameters_of, resnet20_in_torch
 
   from cifar10 import input_pipeline
   from cifar10.pruning import multiply_adds, prune, recalibrate
@@ -30,53 +32,6 @@ with quietly():
 STEPS = 400  # Of Torch-Pruning, to all channels.
 BATCH_SIZE = 500
 RECALIBRATION_BATCHES = 5
-IMAGE = torch.zeros(1, 3, 32, 32)
-
-
-class ConvNorm(nn.Sequential):
-  """A convolution and its batch norm, padded as TensorFlow pads."""
-
-  def __init__(self, model, name, relu=True):
-    layer, norm = model.get_layer(name), model.get_layer(f"{name}_bn")
-    size, _, inputs, outputs = layer.kernel.shape
-    stride = layer.strides[0]
-    padding = max(size - stride, 0)
-    parts = [nn.Conv2d(inputs, outputs, size, stride, bias=False), nn.BatchNorm2d(outputs, eps=norm.epsilon)]
-    if padding:
-      parts.insert(0, nn.ZeroPad2d((padding // 2, padding - padding // 2) * 2))
-    super().__init__(*parts, *([nn.ReLU()] if relu else []))
-    with torch.no_grad():
-      parts[-2].weight.copy_(tensor(layer.kernel).permute(3, 2, 0, 1))
-      if norm.scale:
-        parts[-1].weight.copy_(tensor(norm.gamma))
-      for own, theirs in (("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance")):
-        getattr(parts[-1], own).copy_(tensor(getattr(norm, theirs)))
-
-
-class Block(nn.Module):
-  """A residual block."""
-
-  def __init__(self, model, name):
-    super().__init__()
-    projected = any(layer.name == f"{name}p" for layer in model.layers)
-    self.shortcut = ConvNorm(model, f"{name}p", relu=False) if projected else nn.Identity()
-    self.convolutions = nn.Sequential(ConvNorm(model, f"{name}c0"), ConvNorm(model, f"{name}c1", relu=False))
-
-  def forward(self, x):
-    """The sum of both ways."""
-    return self.shortcut(x) + self.convolutions(x)
-
-
-def resnet20_in_torch(model):
-  """The network in PyTorch, with the weights of the Keras model."""
-  blocks = [Block(model, f"g{group}b{block}") for group in range(3) for block in range(3)]
-  head = [nn.AvgPool2d(8), ConvNorm(model, "softmax_linear", relu=False), nn.Flatten()]
-  return nn.Sequential(ConvNorm(model, "first_conv"), *blocks, *head).eval()
-
-
-def tensor(variable):
-  """A Keras variable as a tensor of PyTorch."""
-  return torch.from_numpy(keras.ops.convert_to_numpy(variable).copy())
 
 
 def pruned_by_torch_pruning(network, share, everywhere):
@@ -108,11 +63,6 @@ def precision(predict, images, labels):
     part = slice(start, start + BATCH_SIZE)
     right += (predict(images[part]).reshape(-1, 10).argmax(axis=1) == labels[part]).sum()
   return right / len(images)
-
-
-def channels_first(batch):
-  """A batch of images as PyTorch takes it."""
-  return torch.from_numpy(np.moveaxis(batch, -1, 1).copy())
 
 
 def recalibrated(network, batches):
@@ -154,7 +104,7 @@ def main():
 
     return predict
 
-  print(f"torch {torch.__version__}, torch-pruning {torch_pruning.__version__}\n")
+  print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torch-pruning")) + "\n")
   print(table(["network", "of the multiply-adds", "parameters", "precision @ 1", "recalibrated", "seconds"]))
 
   def row(name, share, parameters, predict, anew, seconds):
@@ -162,10 +112,6 @@ def main():
     anew()
     again = f"{precision(predict, images, labels):.4f}"
     print(table_row([name, f"{share:.4f}", f"{parameters:,}", found, again, seconds]), flush=True)
-
-  def parameters_of(network):
-    """Moving statistics among them, as Keras counts them; PyTorch has a gamma for each batch norm."""
-    return sum(each.numel() for each in [*network.parameters(), *network.buffers()] if each.dim())
 
   original = resnet20_in_torch(model)
   row("unpruned, Keras", 1, model.count_params(), in_keras(model), lambda: None, "")

@@ -20,6 +20,7 @@ from helpers import build_tiny_network
 from cifar10.cli import sweep
 from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
+from cifar10.models import MODELS
 from cifar10.pruning import multiply_adds
 from cifar10.train import train
 
@@ -265,6 +266,24 @@ def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
   before, exact, _ = (int(row[1].replace(",", "")) for row in rows[2:])
   assert exact < before
   assert rows[2][2:] == rows[3][2:]
+
+
+def test_squeezing_is_compared_with_torch_pruning(tmp_path, monkeypatch, capsys, synthetic):
+  pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+  import compare_torch_squeezing
+
+  few = Examples(*(array[:100] for array in synthetic["test"]))
+  monkeypatch.setattr(compare_torch_squeezing.input_pipeline, "load", lambda dataset, split: few)
+  keras.utils.set_random_seed(0)
+  MODELS["resnet20"]().save(tmp_path / "model.keras")
+  monkeypatch.setattr(sys, "argv", ["compare_torch_squeezing.py", str(tmp_path / "model.keras")])
+  compare_torch_squeezing.main()
+  rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+  assert [row[2] for row in rows] == ["squeeze", "Torch-Pruning"] * 4
+  for row in rows:
+    before, after = (int(cell.replace(",", "")) for cell in row[3:5])
+    assert after < before
+  assert all(float(row[5]) < 1e-4 for row in rows[::2])
 
 
 def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
