@@ -33,7 +33,7 @@ with quietly():
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 CALIBRATION_BATCHES = 20
-STEPS_BETWEEN_LOOKS = 20
+STEPS_BETWEEN_LOOKS = 5
 # By name: whether gammas are thresholded by group, and whether betas are too.
 THRESHOLDS = {
   "singly": (False, False),
