@@ -154,7 +154,7 @@ def measured(name, kind, train, test, arguments):
   by_group, betas = THRESHOLDS[kind]
   model = warmed_up(name, train, arguments)
   gates = penalties(model)
-  doubling = schedules.ExponentialDecay(arguments.l1_penalty, max(1, steps // 6), decay_rate=2.0)
+  doubling = schedules.ExponentialDecay(arguments.l1_penalty, max(1, 2 * steps // arguments.doublings), decay_rate=2.0)
   together = groups(model) if by_group else None
   optimizer = ProximalSGD(arguments.learning_rate, doubling, gates, together, betas, momentum=0.9)
   data = batches(train, arguments, steps, 2 * steps)
@@ -215,7 +215,8 @@ def parsed():
     "--steps", type=int, default=1000, help="of warming up and fine-tuning; twice as many to sparsify"
   )
   parser.add_argument("--target_sparsity", type=float, default=0.5, help="fake sparsity at which training stops")
-  parser.add_argument("--l1_penalty", type=float, default=0.002, help="doubles after every sixth of the steps")
+  parser.add_argument("--l1_penalty", type=float, default=0.002, help="with which sparsifying begins")
+  parser.add_argument("--doublings", type=int, default=12, help="of the penalty, over twice the steps")
   parser.add_argument("--learning_rate", type=float, default=0.02, help="with a momentum of 0.9")
   parser.add_argument("--batch_size", type=int, default=64)
   parser.add_argument("--seed", type=int, default=1)
