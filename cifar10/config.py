@@ -298,6 +298,13 @@ class TrainConfig:
     scope=MAY_CHANGE,
     group=SPARSITY,
   )
+  uniform_penalties: bool = switch(
+    False,
+    "Give all gammas the same penalty, the mean of the paper's: a plain L1 penalty, as network slimming has it.",
+    scope=FIXED,
+    left_open=False,
+    group=SPARSITY,
+  )
   group_penalties: bool = switch(
     False,
     "Shut the channels that sums and concatenations tie together by group, since they can only go together. The two "

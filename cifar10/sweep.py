@@ -45,18 +45,31 @@ def sweep(arguments):
 
 def run_chain(chain, model, penalty, seed, arguments):
   """Trains the stages of a chain, with an evaluation after each; False where one fails."""
-  data = [f"--dataset={arguments.dataset}", *([f"--data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
-  for version, settings in enumerate(stages(model, penalty, seed, arguments)):
-    where = [f"--train_dir={chain}", f"--checkpoint_version={version}"]
-    first = recipes.flags({name: value for name, value in settings.items() if name not in STAGE_FLAGS})
-    last = recipes.flags({name: value for name, value in settings.items() if name in STAGE_FLAGS})
-    if not succeeds("cifar10.cli.train", *data, *where, *first, *arguments.flags, *last):
-      return False
-    where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version + 1}"]
-    evaluated = newest_evaluation(chain, version + 1) is not None
-    if not evaluated and not succeeds("cifar10.cli.evaluate", *data, *where, "--checkpoint_iter=0"):
-      return False
-  return True
+  return all(
+    trained(chain, version, settings, arguments) and evaluated(chain, version + 1, arguments)
+    for version, settings in enumerate(stages(model, penalty, seed, arguments))
+  )
+
+
+def trained(chain, version, settings, arguments):
+  """Trains a version of a chain, if that is not done; False where it fails."""
+  where = [f"--train_dir={chain}", f"--checkpoint_version={version}"]
+  first = recipes.flags({name: value for name, value in settings.items() if name not in STAGE_FLAGS})
+  last = recipes.flags({name: value for name, value in settings.items() if name in STAGE_FLAGS})
+  return succeeds("cifar10.cli.train", *data_flags(arguments), *where, *first, *arguments.flags, *last)
+
+
+def evaluated(chain, version, arguments):
+  """Evaluates the network that a version starts from, if that is not done; False where it fails."""
+  where = [f"--checkpoint_dir={chain}", f"--checkpoint_version={version}"]
+  return newest_evaluation(chain, version) is not None or succeeds(
+    "cifar10.cli.evaluate", *data_flags(arguments), *where, "--checkpoint_iter=0"
+  )
+
+
+def data_flags(arguments):
+  """The flags of the data set, of training and evaluation."""
+  return [f"--dataset={arguments.dataset}", *([f"--data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
 
 
 def stages(model, penalty, seed, arguments):

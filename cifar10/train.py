@@ -10,6 +10,7 @@ from cifar10.config import TrainConfig, check
 from cifar10.errors import UserError
 from cifar10.models import MODELS
 from cifar10.pruning import penalties
+from cifar10.pruning.keys import variables_of
 from cifar10.training import hand_over, loop, workers
 from cifar10.training.recorder import Recorder
 from cifar10.training.settling import agreed, is_finished, settled
@@ -57,7 +58,7 @@ def _train(given, strategy, version, chief, check_lock):
   config = agreed(config, given.seed, strategy)
   examples = input_pipeline.load(config.dataset, "train", config.data_dir)
   network = network or _new_network(config)
-  trainer = Trainer(config, strategy, network, _penalties(network, version), examples)
+  trainer = Trainer(config, strategy, network, _penalties(network, version, config.uniform_penalties), examples)
   say(*trainer.restore(version))
   if chief:
     _train_as_chief(trainer, version, stage, check_lock, examples, replaceable)
@@ -98,14 +99,21 @@ def _new_network(config):
   return MODELS[config.model]()
 
 
-def _penalties(network, version):
+def _penalties(network, version, uniform):
   found = penalties(network)
   if not found:
     raise UserError(
       f"{version.model_path} has no batch norm whose gammas could shut a channel; remove it, and "
       "train the version before it again to write it anew."
     )
-  return found
+  return _leveled(network, found) if uniform else found
+
+
+def _leveled(network, found):
+  """The mean over all gammas in the place of each penalty, so that fake sparsity is the share of gammas at 0."""
+  counts = [gamma.shape[0] for gamma in variables_of(network, found).values()]
+  mean = sum(count * penalty for count, penalty in zip(counts, found.values())) / sum(counts)
+  return dict.fromkeys(found, mean)
 
 
 def _check_checkpoints(version, stage):

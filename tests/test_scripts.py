@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import time
 import applications
 import benchmark
 import compare_importances
+import compare_methods
 import compare_squeezes
 import compare_thresholds
 import keras
@@ -266,6 +268,43 @@ def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
   before, exact, _ = (int(row[1].replace(",", "")) for row in rows[2:])
   assert exact < before
   assert rows[2][2:] == rows[3][2:]
+
+
+def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, monkeypatch, capsys, tiny_world):
+  monkeypatch.setitem(MODELS, "resnet20", lambda: build_tiny_network("resnet20", filters=16))
+  calls = []
+
+  def run(module, *flags):
+    calls.append((module, flags))
+    return importlib.import_module(module).main([module, *flags]) == 0
+
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", run)
+  prefix = str(tmp_path / "methods")
+  arguments = [prefix, "--penalties=4", "--seeds=1", "--steps=2,12,2", "--dataset=synthetic"]
+  monkeypatch.setattr(sys, "argv", ["compare_methods.py", *arguments, "--", "--batch_size=4", "--log_frequency=5"])
+  compare_methods.main()
+  *table, last = capsys.readouterr().out.splitlines()[-6:]
+  assert last == f"{prefix}_methods.png is written."
+  assert pathlib.Path(f"{prefix}_methods.png").stat().st_size > 10_000
+  rows = [line.strip("| ").split(" | ") for line in table]
+  assert [row[1] for row in rows] == list(compare_methods.WAYS)
+  budget, *others = (int(row[2].replace(",", "")) for row in rows)
+  assert budget < MODELS["resnet20"]().count_params()
+  assert max(others) <= budget
+  assert len({row[4] for row in rows}) > 1
+  assert sum("--uniform_penalties=True" in flags for _, flags in calls) == 1
+  before = len(calls)
+  compare_methods.main()
+  assert all("evaluate" not in module for module, _ in calls[before:])
+  shown = capsys.readouterr().out
+  assert shown.count("is finished") == len(calls) - before
+  assert shown.splitlines()[-6:-1] == table
+
+
+def test_methods_are_shown_by_the_mean_of_their_seeds():
+  evaluations = [{"parameters": 100 + seed, "multiply_adds": 10, "precision": 0.5 + seed / 10} for seed in range(3)]
+  row = compare_methods.printed({(0.005, "random"): evaluations}).splitlines()[-1]
+  assert row == "| 0.005 | random | 101 | 10 | 0.6000 | 0.5000 to 0.7000 | 3 |"
 
 
 def test_squeezing_is_compared_with_torch_pruning(tmp_path, monkeypatch, capsys, synthetic):

@@ -11,7 +11,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, build_tiny_network, change, deterministic_rows, saved_weights, version
+from helpers import (
+  assert_same_weights,
+  build_tiny_network,
+  change,
+  deterministic_rows,
+  saved_weights,
+  short_stage,
+  version,
+)
 
 from cifar10 import input_pipeline
 from cifar10.config import FIXED, MAY_CHANGE, TrainConfig, left_open, names
@@ -482,6 +490,20 @@ def test_metrics_gammas_and_events_are_recorded(config):
   for row in rows:
     assert row["group_lasso"] == pytest.approx(penalty * abs(gammas[row["step"]]["conv1_bn/gamma"]).sum(), rel=1e-5)
   assert any("tfevents" in name for name in contents(version(config, 0).path))
+
+
+def test_uniform_penalties_are_the_mean_of_the_paper_s(tmp_path, synthetic, monkeypatch):
+  monkeypatch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
+  recorded = {}
+  for uniform in (False, True):
+    chain = short_stage(tmp_path / str(uniform), model="cnn4", max_steps=1, batch_size=2, squeeze_model=False)
+    train(change(chain, uniform_penalties=uniform))
+    recorded[uniform] = version(chain, 0).read_stage()[0].penalties
+  sizes = {"conv1_bn/gamma": 96, "conv2_bn/gamma": 192, "conv3_bn/gamma": 192, "fc1_bn/gamma": 384}
+  assert recorded[False].keys() == recorded[True].keys() == sizes.keys()
+  mean = np.average(list(recorded[False].values()), weights=[sizes[key] for key in recorded[False]])
+  assert len(set(recorded[False].values())) > 1
+  assert list(recorded[True].values()) == pytest.approx([mean] * 4)
 
 
 def test_checkpoints_are_saved_every_so_often(config):

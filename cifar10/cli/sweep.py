@@ -36,14 +36,14 @@ def main(argv=None):
 def _parse(program, given):
   parser = argparse.ArgumentParser(prog=command.name(program), description=USAGE)
   parser.add_argument("train_dir", help="where the directories of all chains begin")
-  parser.add_argument("--penalties", type=_listed(_number), required=True, help="of stage 2, separated by commas")
-  parser.add_argument("--seeds", type=_listed(_whole_number), required=True, help="separated by commas")
+  parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
+  parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
   networks = f"{', '.join(NETWORKS)} or several, with commas"
-  parser.add_argument("--models", type=_listed(str), default=[NETWORKS[0]], help=networks)
+  parser.add_argument("--models", type=listed(str), default=[NETWORKS[0]], help=networks)
   parser.add_argument("--recipe", default="paper", choices=recipes.RECIPES, help="of what is not given")
-  parser.add_argument("--steps", type=_listed(_whole_number), help="of the three stages")
-  parser.add_argument("--warm_up_penalty", type=_number, help="of stage 1")
-  parser.add_argument("--fine_tune_learning_rate", type=_number, help="of stage 3")
+  parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
+  parser.add_argument("--warm_up_penalty", type=number, help="of stage 1")
+  parser.add_argument("--fine_tune_learning_rate", type=number, help="of stage 3")
   parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
   parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
   parser.epilog = "What follows -- are further flags of cifar10-train, for every stage."
@@ -63,7 +63,7 @@ def _parse(program, given):
   return arguments
 
 
-def _listed(kind):
+def listed(kind):
   """A parser of values separated by commas."""
 
   def values(text):
@@ -73,7 +73,7 @@ def _listed(kind):
   return values
 
 
-def _number(text):
+def number(text):
   """A finite number of 0 or more."""
   value = float(text)
   if not 0 <= value < math.inf:
@@ -81,7 +81,7 @@ def _number(text):
   return value
 
 
-def _whole_number(text):
+def whole_number(text):
   """A whole number of 0 or more."""
   if not text.isdecimal():
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")

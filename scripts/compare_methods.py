@@ -1,0 +1,208 @@
+"""Ways to a smaller resnet20, trained alike, at the same numbers of parameters: a table and a picture.
+
+python scripts/compare_methods.py checkpoints/methods --penalties 0.005,0.01 --seeds 1,2 --steps 6000,10000,10000
+
+For each seed stage 1 of the recipe warms a network up. From there, for each penalty:
+
+- sparse gammas: stage 2 with that penalty, and stage 3. What is left of the parameters is the budget of the others;
+- network slimming: the same with one penalty for all gammas, then pruned to the budget by gamma, and stage 3;
+- L1 norm: the warmed-up network pruned at once by the norms of kernels, and stages 2 and 3 without a penalty;
+- random: the same, of channels that are drawn;
+- narrower: a network of the budget with new weights, narrower by the same share everywhere; it is trained for as many
+  steps, stages 1 and 2 in one without a penalty, and stage 3.
+
+What --steps does not give is the recipe's. What follows -- are further flags of cifar10-train, for every stage. Run
+again after an interruption, it goes on: finished stages and recorded evaluations stay as they are.
+"""
+
+import argparse
+import collections
+import sys
+
+from cifar10 import recipes, sweep
+from cifar10.cli.sweep import listed, number, whole_number
+from cifar10.config import DATASETS
+from cifar10.console import table
+from cifar10.errors import how_to_install
+from cifar10.quiet import quietly
+from cifar10.sweep import stages
+from cifar10.version.directory import Version
+from cifar10.version.evaluations import newest_evaluation
+
+with quietly():
+  import keras
+
+  from cifar10.models import MODELS
+  from cifar10.pruning import plan_prune, prune
+
+NETWORK = "resnet20"
+SHARES = 128  # Widths of narrower networks are tried in steps of one over this.
+
+
+def train(chain, version, settings, arguments):
+  """Trains a version of a chain, if that is not done; ends the program where it fails."""
+  if not sweep.trained(chain, version, settings, arguments):
+    sys.exit(f"{chain} failed; what went wrong stands above. Run again to go on.")
+
+
+def warmed_up(seed, arguments):
+  """The version to which stage 1 comes."""
+  chain = f"{arguments.train_dir}_warm_s{seed}"
+  warm_up, *_ = stages(NETWORK, 0.0, seed, arguments)
+  train(chain, 0, warm_up, arguments)
+  return Version(chain, 1)
+
+
+def sparse_gammas(chain, penalty, seed, warm, arguments, budget):
+  """The paper's way; there is no budget."""
+  _, sparsify, _ = stages(NETWORK, penalty, seed, arguments)
+  begin(chain, warm.network)
+  train(chain, 1, sparsify, arguments)
+
+
+def slimming(chain, penalty, seed, warm, arguments, budget):
+  """A plain L1 penalty, and then the smallest gammas go."""
+  _, sparsify, _ = stages(NETWORK, penalty, seed, arguments)
+  begin(chain, warm.network)
+  train(chain, 1, {**sparsify, "uniform_penalties": True}, arguments)
+  version = Version(chain, 2)
+  if version.network().count_params() > budget:
+    version.write_network(prune(version.network(), parameters=budget, importance="gamma")[0])
+
+
+def pruned_at_once(importance):
+  """A way that prunes the warmed-up network before stage 2."""
+
+  def way(chain, penalty, seed, warm, arguments, budget):
+    _, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
+    begin(chain, lambda: prune(warm.network(), parameters=budget, importance=importance, seed=seed)[0])
+    train(chain, 1, train_on, arguments)
+
+  return way
+
+
+def narrower(chain, penalty, seed, warm, arguments, budget):
+  """New weights."""
+  warm_up, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
+  begin(chain, lambda: new_network(budget, seed))
+  train(chain, 1, {**train_on, "max_steps": warm_up["max_steps"] + train_on["max_steps"]}, arguments)
+
+
+def new_network(budget, seed):
+  """The widest network of the budget of which all layers are narrower by the same share."""
+  keras.utils.set_random_seed(seed)
+  whole = MODELS[NETWORK]()
+  for share in range(SHARES, 0, -1):
+    wanted = {"channels": share / SHARES, "importance": "random"}
+    if share == SHARES or plan_prune(whole, **wanted).parameters_after > budget:
+      continue
+    return keras.models.clone_model(prune(whole, **wanted)[0])  # Which draws new weights, for these widths.
+  raise ValueError(f"no {NETWORK} has as few as {budget} parameters")
+
+
+WAYS = {
+  "sparse gammas": sparse_gammas,
+  "network slimming": slimming,
+  "L1 norm": pruned_at_once("l1"),
+  "random": pruned_at_once("random"),
+  "narrower": narrower,
+}
+
+
+def begin(chain, network):
+  """Lets version 1 of a chain start from what `network()` gives, if it does not exist."""
+  if not Version(chain, 1).has_network():
+    Version(chain, 1).replace(network())
+
+
+def compared(arguments):
+  """Trains what is not trained: dict from (penalty, way) to the evaluations of all seeds."""
+  found = collections.defaultdict(list)
+  for seed in arguments.seeds:
+    warm = warmed_up(seed, arguments)
+    for penalty in arguments.penalties:
+      budget = None
+      for name, way in WAYS.items():
+        chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
+        way(chain, penalty, seed, warm, arguments, budget)
+        *_, fine_tune = stages(NETWORK, penalty, seed, arguments)
+        train(chain, 2, fine_tune, arguments)
+        if not sweep.evaluated(chain, 3, arguments):
+          sys.exit(f"{chain} cannot be evaluated; what went wrong stands above. Run again to go on.")
+        found[penalty, name].append(newest_evaluation(chain, 3))
+        budget = budget or found[penalty, name][-1]["parameters"]
+  return found
+
+
+def mean(evaluations, name):
+  """The mean of a figure over evaluations."""
+  return sum(each[name] for each in evaluations) / len(evaluations)
+
+
+def printed(found):
+  """The table."""
+  rows = []
+  for (penalty, name), evaluations in found.items():
+    precisions = [each["precision"] for each in evaluations]
+    rows.append(
+      [
+        f"{penalty:g}",
+        name,
+        f"{mean(evaluations, 'parameters'):,.0f}",
+        f"{mean(evaluations, 'multiply_adds'):,.0f}",
+        f"{mean(evaluations, 'precision'):.4f}",
+        f"{min(precisions):.4f} to {max(precisions):.4f}",
+        len(precisions),
+      ]
+    )
+  return table(["penalty", "way", "parameters", "multiply-adds", "precision @ 1", "from, to", "seeds"], rows)
+
+
+def draw(found, path):
+  """Writes the picture: precision over parameters, and over multiply-adds, a point for each seed."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(10, 4.2), layout="constrained")
+  for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "multiply_adds")):
+    for marker, way in zip("osD^v", WAYS):
+      evaluations = [each for (_, of), each_seed in found.items() if of == way for each in each_seed]
+      points = sorted((each[name], each["precision"]) for each in evaluations)
+      axes.plot(*zip(*points), marker, label=way)
+    axes.set_xlabel(name.replace("_", "-"))
+    axes.grid(alpha=0.3)
+  axes.legend()
+  figure.axes[0].set_ylabel("precision @ 1")
+  figure.savefig(path, dpi=120)
+
+
+def parsed():
+  """The arguments of the command line."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("train_dir", help="where the directories of all chains begin")
+  parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
+  parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
+  parser.add_argument("--recipe", default="paper", choices=recipes.RECIPES)
+  parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
+  parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
+  parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
+  own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+  arguments = parser.parse_args(own)
+  arguments.flags = sys.argv[len(own) + 2 :]
+  arguments.warm_up_penalty = arguments.fine_tune_learning_rate = None
+  return arguments
+
+
+def main():
+  """Trains, prints the table and writes the picture."""
+  arguments = parsed()
+  found = compared(arguments)
+  print(printed(found))
+  try:
+    draw(found, f"{arguments.train_dir}_methods.png")
+  except ModuleNotFoundError:
+    sys.exit(f"the picture needs matplotlib, which is not installed: {how_to_install('report')}.")
+  print(f"{arguments.train_dir}_methods.png is written.")
+
+
+if __name__ == "__main__":
+  main()
