@@ -60,7 +60,8 @@ def test_the_report_says_by_how_much_the_models_differ(policy):
     keras.config.set_dtype_policy(before)
   check = squeeze(model)[1].check
   assert (check.examples, check.note) == (2, "")
-  assert 0 <= check.difference < {"float32": 1e-5, "float64": 1e-13}.get(policy, 0.03)
+  float64 = 1e-5 if keras.backend.backend() == "jax" else 1e-13  # By default JAX makes float32 of it.
+  assert 0 <= check.difference < {"float32": 1e-5, "float64": float64}.get(policy, 0.03)
   assert squeeze(model, verify=False)[1].check is None
 
 
