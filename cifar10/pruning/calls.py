@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RECORDS = ("_inbound_nodes", "_outbound_nodes")
 WRAPPED_METHODS = ("build", "quantize")
+OF_MODULES = ("_modules", "_parameters", "_buffers")  # Dicts in which PyTorch keeps attributes of a layer.
 
 
 @dataclasses.dataclass(eq=False)
@@ -141,6 +142,7 @@ def state_of(operation):
 def set_state(operation, state):
   """Gives a layer or operation, fresh from its class' `__new__`, attributes as `state_of` gives them."""
   vars(operation).update(state)
+  vars(operation).update({name: state[name].copy() for name in OF_MODULES if name in state})
   if isinstance(operation, keras.Operation):
     vars(operation).update({name: [] for name in RECORDS})
   if (tracker := state.get("_tracker")) is not None:

@@ -51,7 +51,8 @@ def _with_jax(jax, model, variables, inputs, mean_loss):
 
 
 def _with_torch(torch, model, variables, inputs, mean_loss):
-  value = mean_loss(model(inputs, training=False))
+  with torch.enable_grad():  # Whether or not it is called under no_grad().
+    value = mean_loss(model(inputs, training=False))
   return torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True)
 
 

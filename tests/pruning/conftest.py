@@ -1,7 +1,5 @@
 """What the tests of pruning share."""
 
-import inspect
-
 import keras
 import numpy as np
 import pytest
@@ -25,21 +23,26 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def without_gradients(request):
-  """On PyTorch a tensor with gradients is no array for NumPy; only tests that train need them."""
-  trains = "fitted" in vars(request.module) or "fit(" in inspect.getsource(request.function)
-  if keras.backend.backend() != "torch" or trains:
+def without_gradients(monkeypatch):
+  """On PyTorch a tensor with gradients is no array for NumPy; only training needs them."""
+  if keras.backend.backend() != "torch":
     yield
     return
   import torch
 
+  for name in ("fit", "train_on_batch"):
+    monkeypatch.setattr(keras.Model, name, torch.enable_grad()(getattr(keras.Model, name)))
   with torch.no_grad():
     yield
 
 
 @pytest.fixture
-def float64():
-  """Models built in the test compute in float64, so that equal means equal to 1e-9."""
+def float64(monkeypatch):
+  """Models built in the test compute in float64, so that equal means equal to 1e-9.
+
+  On other backends than TensorFlow, Keras has batch norms and operations on float64 and float32 compute in float32.
+  """
+  monkeypatch.setitem(keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
   if keras.backend.backend() == "jax":
     import jax
 

@@ -26,7 +26,7 @@ def images(count=200):
 
 def test_figures_against_numpy():
   model, other = classifier(), classifier(noise=0.2)
-  first, second = model(images()).numpy().astype("float64"), other(images()).numpy().astype("float64")
+  first, second = (keras.ops.convert_to_numpy(each(images())).astype("float64") for each in (model, other))
   comparison = compare(model, other, images(), repeats=3)
   assert comparison.examples == 200
   np.testing.assert_allclose(comparison.largest_difference, abs(first - second).max(), rtol=1e-5)

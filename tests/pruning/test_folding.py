@@ -159,6 +159,6 @@ def test_the_networks_keep_only_convolutions(name, randomize, shut):
   for model in (network, smaller):
     folded = fold_batch_norms(model)
     assert not norms(folded)
-    before, after = (each(images, training=False).numpy() for each in (model, folded))
+    before, after = (keras.ops.convert_to_numpy(each(images, training=False)) for each in (model, folded))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6 * abs(before).max())
     assert folded.count_params() < model.count_params()

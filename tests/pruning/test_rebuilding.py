@@ -13,6 +13,7 @@ import tensorflow as tf
 from builders import conv_bn, image
 from flows import assert_same_function, outputs
 from keras import layers
+from marks import of_tensorflow, only_on
 
 from cifar10.pruning import fold_batch_norms, plan, register, rules, squeeze
 
@@ -97,6 +98,8 @@ STATEFUL = {
   "nested": lambda: keras.Sequential([layers.Rescaling(0.5), Sharpen(0.25)]),
 }
 
+OF_TENSORFLOW = ("state", "table")
+
 
 def around(layer, randomize, shut):
   """A model with a layer before and after a convolution that loses 2 channels; it stays as it is."""
@@ -114,7 +117,9 @@ def assert_squeezes(model, removed=2):
   return smaller, report
 
 
-@pytest.mark.parametrize("kind", STATEFUL)
+@pytest.mark.parametrize(
+  "kind", [pytest.param(kind, marks=of_tensorflow if kind in OF_TENSORFLOW else ()) for kind in STATEFUL]
+)
 def test_what_a_config_does_not_tell_is_carried_over(randomize, shut, kind):
   model = around(STATEFUL[kind], randomize, shut)
   smaller, report = assert_squeezes(model)
@@ -125,6 +130,7 @@ def test_what_a_config_does_not_tell_is_carried_over(randomize, shut, kind):
   assert_same_function(model, fold_batch_norms(model))
 
 
+@of_tensorflow
 def test_a_copy_and_its_original_go_their_own_ways(randomize, shut):
   model = around(Stateful, randomize, shut)
   smaller, _ = squeeze(model)
@@ -169,6 +175,7 @@ def test_copies_train_and_are_saved_like_their_originals(randomize, shut, tmp_pa
     assert (after[path] != before[path]).all()
 
 
+@of_tensorflow
 def test_copies_are_in_checkpoints_and_exports(randomize, shut, tmp_path):
   model = around(layers.LayerNormalization, randomize, shut)
   smaller, _ = squeeze(model)
@@ -295,7 +302,7 @@ def test_what_stands_in_several_places_does_so_in_the_copy_too(randomize, shut):
   ("layer", "reason"),
   [
     (bound_to_a_variable, "refers to Variable gain"),
-    (traced, "tf.function"),
+    pytest.param(traced, "tf.function", marks=of_tensorflow),
     (lambda: Scaled(lambda layer, gain: lambda x, gain=gain: x * gain), "refers to Variable gain"),
     (lambda: Scaled(lambda layer, gain: lambda x, *, gain=gain: x * gain), "refers to Variable gain"),
     (lambda: Scaled(lambda layer, gain: lambda x: x * layer.gain), "refers to Scaled scaled"),
@@ -541,6 +548,7 @@ class Closed(keras.Model):
     return {"seen": 1000.0}
 
 
+@only_on("tensorflow", "torch", reason="on JAX a train_step takes and returns the state")
 def test_the_class_of_the_model_stays_with_its_attributes(randomize, shut):
   images = image()
   model = randomize(Trained(images, layers.Conv2D(2, 3)(conv_bn(images, "a", 6)), weight=3.0))

@@ -9,6 +9,7 @@ import pytest
 from builders import conv_bn
 from flows import assert_same_function, squeeze_and_check
 from keras import layers, ops
+from marks import only_on
 
 from cifar10.pruning import ProximalSGD, fake_sparsity, penalties
 from cifar10.pruning.calls import as_functional
@@ -116,7 +117,12 @@ def train(model):
   assert 0.1 < float(fake_sparsity(model, by_path)) < 0.9
 
 
-@pytest.mark.parametrize("build", [u_net, siamese, two_inputs_two_outputs, nested, sequential])
+one_filter = only_on("tensorflow", "jax", reason="PyTorch cannot train 3x3 kernels of one filter in float64 on a CPU")
+
+
+@pytest.mark.parametrize(
+  "build", [u_net, siamese, pytest.param(two_inputs_two_outputs, marks=one_filter), nested, sequential]
+)
 def test_trained_and_squeezed_it_computes_the_same(build, tmp_path):
   keras.utils.set_random_seed(0)
   model = build()
