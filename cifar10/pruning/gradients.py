@@ -42,10 +42,9 @@ def _with_tensorflow(tensorflow, model, variables, inputs, mean_loss):
 
 
 def _with_jax(jax, model, variables, inputs, mean_loss):
-  others = [variable.value for variable in model.non_trainable_variables]
-
-  def value(trainable):
-    return mean_loss(model.stateless_call(trainable, others, inputs, training=False)[0])
+  def value(values):
+    with keras.StatelessScope(zip(variables, values)):
+      return mean_loss(model(inputs, training=False))
 
   return jax.grad(value)([variable.value for variable in variables])
 
