@@ -12,6 +12,9 @@ OF_TENSORFLOW = {
   "test_thresholds_on_tensorflow.py": "it is about tf.function and tf.distribute",
 }
 
+# Files that run on PyTorch as a program of a user does, without no_grad().
+WITH_GRADIENTS = ("test_on_any_backend.py", "test_thresholds_in_models.py")
+
 
 def pytest_collection_modifyitems(items):
   """On other backends than TensorFlow, tests of what it alone has are skipped."""
@@ -23,9 +26,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def without_gradients(monkeypatch):
-  """On PyTorch a tensor with gradients is no array for NumPy; only training needs them."""
-  if keras.backend.backend() != "torch":
+def without_gradients(request, monkeypatch):
+  """On PyTorch a tensor with gradients is no array for NumPy, as most tests take it; only training needs them."""
+  if keras.backend.backend() != "torch" or request.path.name in WITH_GRADIENTS:
     yield
     return
   import torch
