@@ -2,7 +2,7 @@ import pathlib
 import shutil
 import signal
 
-import hypothesis
+import hypothesis_profiles  # noqa: F401
 import keras
 import numpy as np
 import pytest
@@ -103,12 +103,3 @@ def default_signals():
   yield
   for signum, handler in before.items():
     signal.signal(signum, handler)
-
-
-hypothesis.settings.register_profile(
-  "default", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
-)
-hypothesis.settings.register_profile(
-  "thorough", max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
-)
-hypothesis.settings.load_profile("default")

@@ -1,5 +1,6 @@
 """What the tests of pruning share."""
 
+import hypothesis_profiles  # noqa: F401
 import keras
 import numpy as np
 import pytest
