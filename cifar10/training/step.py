@@ -105,6 +105,7 @@ def make_train_step(config, replicas, state, optimizer):
   if is_to_be_compiled(config, replicas):
     gradients_and_loss = tf.function(gradients_and_loss, jit_compile=True)
 
+  @tf.autograph.experimental.do_not_convert  # It branches on settings alone; converting it takes seconds.
   def step_on_replica(examples, step):
     replica = tf.distribute.get_replica_context()
     part = replica.replica_id_in_sync_group
