@@ -6,7 +6,7 @@ import hypothesis_profiles  # noqa: F401
 import keras
 import numpy as np
 import pytest
-from helpers import build_tiny_network, put_tiny_network_in_place, short_stage
+from helpers import build_tiny_network, put_tiny_world_in_place, short_stage
 
 from cifar10 import input_pipeline
 from cifar10.train import train
@@ -35,18 +35,20 @@ def state(tiny_network):
 
 @pytest.fixture(scope="session")
 def synthetic():
-  """The built-in data set by split."""
-  return {split: input_pipeline.load("synthetic", split) for split in ("train", "test")}
+  """The built-in data set of the tiny world by split."""
+  with pytest.MonkeyPatch.context() as patch:
+    put_tiny_world_in_place(patch.setitem)
+    return {split: input_pipeline.load("synthetic", split) for split in ("train", "test")}
 
 
 def enter_tiny_world(patch, synthetic):
-  put_tiny_network_in_place(patch.setitem)
+  put_tiny_world_in_place(patch.setitem)
   patch.setattr(input_pipeline, "load", lambda dataset, split, data_dir=None: synthetic[split])
 
 
 @pytest.fixture
 def tiny_world(monkeypatch, synthetic):
-  """resnet20 and cnn4 are the tiny network, and the synthetic data is at hand."""
+  """resnet20 and cnn4 are the tiny network, and the synthetic data, less of it, is at hand."""
   enter_tiny_world(monkeypatch, synthetic)
 
 

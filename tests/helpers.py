@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from cifar10.config import TrainConfig
+from cifar10.datasets.synthetic import SPLITS
 from cifar10.models import MODELS
 from cifar10.version.directory import Version
 
@@ -30,10 +31,11 @@ def build_tiny_network(name="cnn4", filters=4):
   return keras.Model(images, layers.Flatten(name="logits")(x), name=name)
 
 
-def put_tiny_network_in_place(set_item=dict.__setitem__):
-  """Makes every network of the commands the tiny one, by `set_item(MODELS, name, build)`."""
+def put_tiny_world_in_place(set_item=dict.__setitem__):
+  """Makes every network of the commands the tiny one, and the built-in training set small, by `set_item`."""
   for name in list(MODELS):
     set_item(MODELS, name, lambda name=name: build_tiny_network(name))
+  set_item(SPLITS, "train", (2000, 1))
 
 
 def short_stage(train_dir, **settings):

@@ -61,16 +61,15 @@ def test_after_a_power_cut_the_records_up_to_the_checkpoint_are_there(disk):
   assert (place / "lines").read_text() == "one\n"
 
 
-def test_a_stage_whose_power_was_cut_goes_on_to_the_same_weights(config, disk):
+def test_a_stage_whose_power_was_cut_goes_on_to_the_same_weights(config, disk, trained_once):
   place, cut_power = disk
-  train(config)
   on_disk = change(config, train_dir=str(place / "run"))
   train(change(on_disk, max_steps=10, squeeze_model=False))
   cut_power()
   assert Version(on_disk.train_dir, 0).checkpoint_steps() == [10]
   train(on_disk)
   cut_power()
-  assert_same_weights(saved_weights(on_disk), saved_weights(config))
+  assert_same_weights(saved_weights(on_disk), saved_weights(trained_once({})))
 
 
 @pytest.mark.slow
@@ -137,13 +136,12 @@ def empty_data(path):
   part(path, DATA).write_bytes(b"")
 
 
-@pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("damage", [damaged_index, short_index, short_data, empty_data])
-def test_where_no_checkpoint_can_be_read_the_stage_starts_again_and_comes_to_the_same(config, capsys, number, damage):
-  train(config)
-  config = change(config, checkpoint_version=number, model=None)
-  if number:
-    train(config)
+@pytest.mark.parametrize(
+  ("damage", "number"), [(damaged_index, 0), (short_index, 0), (short_data, 0), (empty_data, 0), (damaged_index, 1)]
+)
+def test_where_no_checkpoint_can_be_read_the_stage_starts_again_and_comes_to_the_same(after, capsys, damage, number):
+  following = {"checkpoint_version": 1, "model": None}
+  config = change(after({}, following), **following) if number else after({})
   expected = saved_weights(config, number + 1)
   version = Version(config.train_dir, number)
   for step in version.checkpoint_steps():
@@ -201,7 +199,7 @@ main(["cifar10-train", *sys.argv[1:-1]])
 
 
 @pytest.mark.parametrize("left", [0, 40])
-def test_a_kill_while_the_index_of_the_first_checkpoint_is_written_does_not_block(config, left):
+def test_a_kill_while_the_index_of_the_first_checkpoint_is_written_does_not_block(config, trained_once, left):
   given = ("train_dir", "dataset", "model", "seed", "max_steps", "batch_size", "log_frequency", "learning_rate")
   flags = [f"--{name}={getattr(config, name)}" for name in given]
   killed = subprocess.run(
@@ -215,9 +213,7 @@ def test_a_kill_while_the_index_of_the_first_checkpoint_is_written_does_not_bloc
   assert version.checkpoint_steps() == []
   train(config)
   assert not list(version.path.glob(".unfinished.*"))
-  other = change(config, train_dir=config.train_dir + "_other")
-  train(other)
-  assert_same_weights(saved_weights(config), saved_weights(other))
+  assert_same_weights(saved_weights(config), saved_weights(trained_once({})))
 
 
 def test_rows_that_became_zeros_are_dropped(tmp_path):
