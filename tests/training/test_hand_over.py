@@ -154,10 +154,11 @@ def test_an_evaluation_that_outlives_its_network_records_nothing(
   assert not (tmp_path / "eval").exists()
 
 
+@pytest.mark.parametrize("name", ["a[b]", "*", "what?", "a\\b"])
 def test_a_train_dir_that_looks_like_a_pattern_is_trained_resumed_and_evaluated(
-  config, eval_config, tmp_path, trained_once
+  config, eval_config, tmp_path, trained_once, name
 ):
-  pattern = change(config, train_dir=str(tmp_path / "a[b]*c?\\d"))
+  pattern = change(config, train_dir=str(tmp_path / name))
   train(change(pattern, max_steps=10, squeeze_model=False))
   train(pattern)
   assert_same_weights(saved_weights(pattern), saved_weights(trained_once({})))

@@ -136,9 +136,8 @@ def empty_data(path):
   part(path, DATA).write_bytes(b"")
 
 
-@pytest.mark.parametrize(
-  ("damage", "number"), [(damaged_index, 0), (short_index, 0), (short_data, 0), (empty_data, 0), (damaged_index, 1)]
-)
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("damage", [damaged_index, short_index, short_data, empty_data])
 def test_where_no_checkpoint_can_be_read_the_stage_starts_again_and_comes_to_the_same(after, capsys, damage, number):
   following = {"checkpoint_version": 1, "model": None}
   config = change(after({}, following), **following) if number else after({})
