@@ -61,9 +61,7 @@ def test_the_wheel_takes_all_of_it_and_stays_small():
 
 
 @real_data
-@pytest.mark.parametrize(
-  "number", [*(pytest.param(number, marks=pytest.mark.slow) for number in NUMBERS[:-1]), NUMBERS[-1]]
-)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_it_evaluates_to_the_digit(number, capsys):
   assert evaluate.main(["cifar10-eval", "--published", f"--checkpoint_version={number}"]) == 0
   shown = capsys.readouterr().out

@@ -270,7 +270,6 @@ def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
   assert rows[2][2:] == rows[3][2:]
 
 
-@pytest.mark.slow
 def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, monkeypatch, capsys, tiny_world):
   monkeypatch.setitem(MODELS, "resnet20", lambda: build_tiny_network("resnet20", filters=16))
   calls = []
@@ -334,7 +333,6 @@ def test_the_table_of_applications_shows_what_goes(monkeypatch, capsys):
   assert before > exact >= paper
 
 
-@pytest.mark.slow
 def test_thresholds_are_compared_and_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys, synthetic):
   few = Examples(*(array[:100] for array in synthetic["test"]))
   monkeypatch.setattr(compare_thresholds.input_pipeline, "load", lambda dataset, split: few)
@@ -373,7 +371,6 @@ def test_the_table_of_pruned_applications_shows_that_the_budget_is_met(monkeypat
   assert "the least is" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_importances_are_compared_on_the_test_set(tmp_path, monkeypatch, capsys, synthetic):
   monkeypatch.setattr(compare_importances.input_pipeline, "load", lambda dataset, split: synthetic[split])
   monkeypatch.setattr(compare_importances, "RECALIBRATION_BATCHES", 1)
@@ -386,7 +383,6 @@ def test_importances_are_compared_on_the_test_set(tmp_path, monkeypatch, capsys,
   assert all(len(line.split(" | ")) == 7 for line in lines[-5:])
 
 
-@pytest.mark.slow
 def test_the_benchmark_measures_all_that_it_prints(tmp_path, monkeypatch, capsys, synthetic):
   few = Examples(*(array[:100] for array in synthetic["test"]))
   monkeypatch.setattr(benchmark, "load_data", lambda dataset, split: few)
