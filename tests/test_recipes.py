@@ -32,7 +32,7 @@ def test_the_flags_of_a_stage_are_printed(monkeypatch, capsys):
 @pytest.mark.parametrize(
   ("arguments", "sentence"),
   [
-    (["zzz", "0"], "the recipe is 'zzz'; expected one of paper, quickstart, kills."),
+    (["zzz", "0"], "the recipe is 'zzz'; expected one of paper, nesterov, quickstart, kills."),
     (["paper", "3"], "the stage is '3'; expected a number from 0 to 2."),
     (["paper", "x"], "the stage is 'x'; expected a number from 0 to 2."),
   ],
