@@ -17,8 +17,8 @@ PAPER = (
   {"l1_penalty": 0.005, "max_steps": 50000},  # Sparsify.
   {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 50000},  # Fine-tune.
 )
-# Nesterov momentum, and a learning rate that falls to 0 in the last stage, which has most of the steps; moving statistics
-# that follow within some hundred steps. With momentum gammas take a higher penalty, and get to 0 in a tenth of the steps.
+# Nesterov momentum, and a learning rate that falls to 0 in the last stage, which has most of the steps. With momentum
+# gammas take a higher penalty, and get to 0 in a tenth of the steps; moving statistics have to follow sooner too.
 NESTEROV = tuple(
   {"momentum": 0.9, "distortions": "crop_flip", "batch_norm_momentum": 0.99, **settings}
   for settings in (
