@@ -90,7 +90,7 @@ def succeeds(module, *flags):
     try:
       code = process.wait()
     except KeyboardInterrupt:
-      process.send_signal(signal.SIGINT)
+      process.terminate()  # In the background of a script it would ignore SIGINT.
       process.wait()
       raise
   if code:

@@ -132,7 +132,7 @@ if module == "cifar10.cli.evaluate":
   (directory / "evaluations.jsonl").write_text(json.dumps(record) + chr(10))
 else:
   if os.environ.get("WAIT"):
-    signal.signal(signal.SIGINT, lambda *_: (workplace / "saved").touch() or sys.exit(130))
+    signal.signal(signal.SIGTERM, lambda *_: (workplace / "saved").touch() or sys.exit(130))
     (workplace / "waits").touch()
     time.sleep(60)
   if f"{version} {flags['seed']}" == os.environ.get("FAIL"):
