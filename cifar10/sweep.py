@@ -29,9 +29,7 @@ def sweep(arguments):
   Raises:
     UserError: a chain failed.
   """
-  for signum in (signal.SIGTERM, signal.SIGHUP):
-    if signal.getsignal(signum) != signal.SIG_IGN:
-      signal.signal(signum, signal.default_int_handler)
+  interrupt_on_signals()
   grid = list(itertools.product(arguments.models, arguments.penalties, arguments.seeds))
   chains = {f"{arguments.train_dir}_{m}_p{p:g}_s{s}": (m, p, s) for m, p, s in grid}
   failed = [chain for chain, settings in chains.items() if not run_chain(chain, *settings, arguments)]
@@ -41,6 +39,13 @@ def sweep(arguments):
     print(f"cifar10-report --train_dir {shlex.quote(','.join(whole))}")
   if failed:
     raise UserError(f"failed: {', '.join(failed)}; what went wrong stands above. Run again to go on.")
+
+
+def interrupt_on_signals():
+  """Makes SIGTERM and SIGHUP a `KeyboardInterrupt`, as SIGINT is, so that a stage which is running can save."""
+  for signum in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(signum) != signal.SIG_IGN:
+      signal.signal(signum, signal.default_int_handler)
 
 
 def run_chain(chain, model, penalty, seed, arguments):

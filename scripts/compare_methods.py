@@ -20,10 +20,11 @@ import collections
 import sys
 
 from cifar10 import recipes, sweep
+from cifar10.cli import command
 from cifar10.cli.sweep import listed, number, whole_number
 from cifar10.config import DATASETS
 from cifar10.console import table
-from cifar10.errors import how_to_install
+from cifar10.errors import UserError, how_to_install
 from cifar10.quiet import quietly
 from cifar10.sweep import stages
 from cifar10.version.directory import Version
@@ -40,9 +41,9 @@ SHARES = 128  # Widths of narrower networks are tried in steps of one over this.
 
 
 def train(chain, version, settings, arguments):
-  """Trains a version of a chain, if that is not done; ends the program where it fails."""
+  """Trains a version of a chain, if that is not done; raises a `UserError` where it fails."""
   if not sweep.trained(chain, version, settings, arguments):
-    sys.exit(f"{chain} failed; what went wrong stands above. Run again to go on.")
+    raise UserError(f"{chain} failed; what went wrong stands above. Run again to go on.")
 
 
 def warmed_up(seed, arguments):
@@ -124,11 +125,14 @@ def compared(arguments):
       budget = None
       for name, way in WAYS.items():
         chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
-        way(chain, penalty, seed, warm, arguments, budget)
+        try:
+          way(chain, penalty, seed, warm, arguments, budget)
+        except ValueError as error:
+          raise UserError(f"{chain}: {error}. With a lower penalty the budget is larger.") from error
         *_, fine_tune = stages(NETWORK, penalty, seed, arguments)
         train(chain, 2, fine_tune, arguments)
         if not sweep.evaluated(chain, 3, arguments):
-          sys.exit(f"{chain} cannot be evaluated; what went wrong stands above. Run again to go on.")
+          raise UserError(f"{chain} cannot be evaluated; what went wrong stands above. Run again to go on.")
         found[penalty, name].append(newest_evaluation(chain, 3))
         budget = budget or found[penalty, name][-1]["parameters"]
   return found
@@ -192,17 +196,22 @@ def parsed():
   return arguments
 
 
-def main():
+def compare(arguments):
   """Trains, prints the table and writes the picture."""
-  arguments = parsed()
+  sweep.interrupt_on_signals()
   found = compared(arguments)
   print(printed(found))
   try:
     draw(found, f"{arguments.train_dir}_methods.png")
   except ModuleNotFoundError:
-    sys.exit(f"the picture needs matplotlib, which is not installed: {how_to_install('report')}.")
+    raise UserError(f"the picture needs matplotlib, which is not installed: {how_to_install('report')}.") from None
   print(f"{arguments.train_dir}_methods.png is written.")
 
 
+def main():
+  """Runs the script; returns its exit code."""
+  return command.run("compare_methods.py", compare, parsed())
+
+
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -280,9 +280,9 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
 
   monkeypatch.setattr(compare_methods.sweep, "succeeds", run)
   prefix = str(tmp_path / "methods")
-  arguments = [prefix, "--penalties=4", "--seeds=1", "--steps=2,12,2", "--dataset=synthetic"]
+  arguments = [prefix, "--penalties=2", "--seeds=1", "--steps=2,12,2", "--dataset=synthetic"]
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", *arguments, "--", "--batch_size=4", "--log_frequency=5"])
-  compare_methods.main()
+  assert compare_methods.main() == 0
   *table, last = capsys.readouterr().out.splitlines()[-6:]
   assert last == f"{prefix}_methods.png is written."
   assert pathlib.Path(f"{prefix}_methods.png").stat().st_size > 10_000
@@ -299,6 +299,17 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   shown = capsys.readouterr().out
   assert shown.count("is finished") == len(calls) - before
   assert shown.splitlines()[-6:-1] == table
+
+
+def test_a_comparison_of_methods_ends_with_a_sentence_where_a_stage_fails(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: False)
+  monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1"])
+  assert compare_methods.main() == 1
+  errors = capsys.readouterr().err
+  assert (
+    errors
+    == f"compare_methods.py: {tmp_path}/methods_warm_s1 failed; what went wrong stands above. Run again to go on.\n"
+  )
 
 
 def test_methods_are_shown_by_the_mean_of_their_seeds():
