@@ -301,15 +301,23 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   assert shown.splitlines()[-6:-1] == table
 
 
-def test_a_comparison_of_methods_ends_with_a_sentence_where_a_stage_fails(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: False)
+def too_small(*arguments):
+  raise ValueError("the least is 1,478")
+
+
+@pytest.mark.parametrize(
+  ("succeeds", "sentence"),
+  [
+    (False, "_warm_s1 failed; what went wrong stands above. Run again to go on."),
+    (True, "_random_p4_s1: the least is 1,478. With a lower penalty the budget is larger."),
+  ],
+)
+def test_a_comparison_of_methods_that_fails_ends_with_a_sentence(tmp_path, monkeypatch, capsys, succeeds, sentence):
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: succeeds)
+  monkeypatch.setattr(compare_methods, "WAYS", {"random": too_small})
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1"])
   assert compare_methods.main() == 1
-  errors = capsys.readouterr().err
-  assert (
-    errors
-    == f"compare_methods.py: {tmp_path}/methods_warm_s1 failed; what went wrong stands above. Run again to go on.\n"
-  )
+  assert capsys.readouterr().err == f"compare_methods.py: {tmp_path}/methods{sentence}\n"
 
 
 def test_methods_are_shown_by_the_mean_of_their_seeds():
