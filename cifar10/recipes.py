@@ -17,30 +17,32 @@ PAPER = (
   {"l1_penalty": 0.005, "max_steps": 50000},  # Sparsify.
   {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 50000},  # Fine-tune.
 )
-# Nesterov momentum, and a learning rate that falls to 0 in the last stage, which has most of the steps. With momentum
-# gammas take a higher penalty, and get to 0 in a tenth of the steps; moving statistics have to follow sooner too.
-NESTEROV = tuple(
-  {"momentum": 0.9, "distortions": "crop_flip", "batch_norm_momentum": 0.99, **settings}
-  for settings in (
-    {"l1_penalty": 0.001, "max_steps": 1000},
-    {"l1_penalty": 0.015, "max_steps": 1500},
-    {"l1_penalty": 0.0, "learning_rate_schedule": "cosine", "max_steps": 23500},
-  )
-)
+
+
+def with_common(common, *each):
+  """A recipe whose stages have settings in common."""
+  return tuple({**common, **settings} for settings in each)
+
+
 RECIPES = {
   # The schedule of the paper's own program.
   "paper": PAPER,
-  # As many steps as a fifth of it.
-  "nesterov": NESTEROV,
+  # In as many steps as a fifth of it: Nesterov momentum, and a learning rate that falls to 0 in the last stage, which
+  # has most of the steps. With momentum gammas take a higher penalty, and get to 0 in a tenth of the steps; moving
+  # statistics have to follow sooner too.
+  "nesterov": with_common(
+    {"momentum": 0.9, "distortions": "crop_flip", "batch_norm_momentum": 0.99},
+    {"l1_penalty": 0.001, "max_steps": 1000},
+    {"l1_penalty": 0.015, "max_steps": 1500},
+    {"l1_penalty": 0.0, "learning_rate_schedule": "cosine", "max_steps": 23500},
+  ),
   # On the built-in data set, in some minutes, of many small steps. Moving statistics take some thousand steps to follow
   # the weights, so they are computed anew after each stage.
-  "quickstart": tuple(
-    {"batch_size": 16, "seed": 1, "recalibration_batches": 200, **settings}
-    for settings in (
-      {"l1_penalty": 0.005, "max_steps": 800},
-      {"l1_penalty": 0.01, "max_steps": 700},
-      {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 2000},
-    )
+  "quickstart": with_common(
+    {"batch_size": 16, "seed": 1, "recalibration_batches": 200},
+    {"l1_penalty": 0.005, "max_steps": 800},
+    {"l1_penalty": 0.01, "max_steps": 700},
+    {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 2000},
   ),
   # Seconds long, with saves all the time, to be killed in.
   "kills": tuple(
