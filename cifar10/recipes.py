@@ -29,12 +29,12 @@ RECIPES = {
   "paper": PAPER,
   # In as many steps as a fifth of it: Nesterov momentum, and a learning rate that falls to 0 in the last stage, which
   # has most of the steps. With momentum gammas take a higher penalty, and get to 0 in a tenth of the steps; moving
-  # statistics have to follow sooner too.
+  # statistics have to follow sooner too, and are computed anew in the end for the averages of the weights.
   "nesterov": with_common(
     {"momentum": 0.9, "distortions": "crop_flip", "batch_norm_momentum": 0.99},
     {"l1_penalty": 0.001, "max_steps": 1000},
     {"l1_penalty": 0.015, "max_steps": 1500},
-    {"l1_penalty": 0.0, "learning_rate_schedule": "cosine", "max_steps": 23500},
+    {"l1_penalty": 0.0, "learning_rate_schedule": "cosine", "max_steps": 23500, "recalibration_batches": 120},
   ),
   # On the built-in data set, in some minutes, of many small steps. Moving statistics take some thousand steps to follow
   # the weights, so they are computed anew after each stage.
