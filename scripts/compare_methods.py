@@ -1,6 +1,6 @@
 """Ways to a smaller resnet20, trained alike, at the same numbers of parameters: a table and a picture.
 
-python scripts/compare_methods.py checkpoints/methods --penalties 0.005,0.01 --seeds 1,2 --steps 6000,10000,10000
+python scripts/compare_methods.py checkpoints/methods --recipe nesterov --penalties 0.01,0.015 --seeds 1,2
 
 For each seed stage 1 of the recipe warms a network up. From there, for each penalty:
 
@@ -19,10 +19,9 @@ import argparse
 import collections
 import sys
 
-from cifar10 import recipes, sweep
+from cifar10 import sweep
 from cifar10.cli import command
-from cifar10.cli.sweep import listed, number, whole_number
-from cifar10.config import DATASETS
+from cifar10.cli.sweep import OWN_FLAGS, parse_grid
 from cifar10.console import table
 from cifar10.errors import UserError, how_to_install
 from cifar10.quiet import quietly
@@ -68,7 +67,7 @@ def slimming(chain, penalty, seed, warm, arguments, budget):
   train(chain, 1, {**sparsify, "uniform_penalties": True}, arguments)
   version = Version(chain, 2)
   if version.network().count_params() > budget:
-    version.write_network(prune(version.network(), parameters=budget, importance="gamma")[0])
+    version.write_network(pruned(version.network(), budget, chain, importance="gamma"))
 
 
 def pruned_at_once(importance):
@@ -76,7 +75,7 @@ def pruned_at_once(importance):
 
   def way(chain, penalty, seed, warm, arguments, budget):
     _, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
-    begin(chain, lambda: prune(warm.network(), parameters=budget, importance=importance, seed=seed)[0])
+    begin(chain, lambda: pruned(warm.network(), budget, chain, importance=importance, seed=seed))
     train(chain, 1, train_on, arguments)
 
   return way
@@ -85,11 +84,11 @@ def pruned_at_once(importance):
 def narrower(chain, penalty, seed, warm, arguments, budget):
   """New weights."""
   warm_up, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
-  begin(chain, lambda: new_network(budget, seed))
+  begin(chain, lambda: new_network(budget, seed, chain))
   train(chain, 1, {**train_on, "max_steps": warm_up["max_steps"] + train_on["max_steps"]}, arguments)
 
 
-def new_network(budget, seed):
+def new_network(budget, seed, chain):
   """The widest network of the budget of which all layers are narrower by the same share."""
   keras.utils.set_random_seed(seed)
   whole = MODELS[NETWORK]()
@@ -98,7 +97,20 @@ def new_network(budget, seed):
     if share == SHARES or plan_prune(whole, **wanted).parameters_after > budget:
       continue
     return keras.models.clone_model(prune(whole, **wanted)[0])  # Which draws new weights, for these widths.
-  raise ValueError(f"no {NETWORK} has as few as {budget} parameters")
+  raise out_of_reach(chain, f"no {NETWORK} has as few as {budget:,} parameters")
+
+
+def pruned(model, budget, chain, **wanted):
+  """The model at the budget of parameters."""
+  try:
+    return prune(model, parameters=budget, **wanted)[0]
+  except ValueError as error:
+    raise out_of_reach(chain, error) from error
+
+
+def out_of_reach(chain, sentence):
+  """The error of a budget that cannot be met."""
+  return UserError(f"{chain}: {sentence}. With a lower penalty the budget is larger.")
 
 
 WAYS = {
@@ -125,10 +137,7 @@ def compared(arguments):
       budget = None
       for name, way in WAYS.items():
         chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
-        try:
-          way(chain, penalty, seed, warm, arguments, budget)
-        except ValueError as error:
-          raise UserError(f"{chain}: {error}. With a lower penalty the budget is larger.") from error
+        way(chain, penalty, seed, warm, arguments, budget)
         *_, fine_tune = stages(NETWORK, penalty, seed, arguments)
         train(chain, 2, fine_tune, arguments)
         if not sweep.evaluated(chain, 3, arguments):
@@ -182,18 +191,8 @@ def draw(found, path):
 def parsed():
   """The arguments of the command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("train_dir", help="where the directories of all chains begin")
-  parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
-  parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
-  parser.add_argument("--recipe", default="paper", choices=recipes.RECIPES)
-  parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
-  parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
-  parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
-  own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
-  arguments = parser.parse_args(own)
-  arguments.flags = sys.argv[len(own) + 2 :]
-  arguments.warm_up_penalty = arguments.fine_tune_learning_rate = None
-  return arguments
+  parser.set_defaults(warm_up_penalty=None, fine_tune_learning_rate=None)
+  return parse_grid(parser, sys.argv[1:], [*OWN_FLAGS, "uniform_penalties"])
 
 
 def compare(arguments):

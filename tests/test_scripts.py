@@ -2,6 +2,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -246,8 +247,8 @@ def test_a_signal_stops_a_sweep_once_its_stage_has_saved(start_sweep, tmp_path, 
     (["--seeds=-1"], "argument --seeds: '-1' is no whole number of 0 or more"),
     (["--steps=1,2"], "--steps has 2 numbers; expected three"),
     (["--models=vgg"], "--models has 'vgg'; expected resnet20 or cnn4"),
-    (["--", "--max_steps=5"], "--max_steps=5 is the sweep's own to give; leave it out"),
-    (["--", "--nosqueeze_model"], "--nosqueeze_model is the sweep's own to give; leave it out"),
+    (["--", "--max_steps=5"], "--max_steps=5 is cifar10-sweep's own to give; leave it out"),
+    (["--", "--nosqueeze_model"], "--nosqueeze_model is cifar10-sweep's own to give; leave it out"),
   ],
 )
 def test_a_sweep_refuses_bad_arguments(capsys, arguments, sentence):
@@ -301,23 +302,45 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   assert shown.splitlines()[-6:-1] == table
 
 
-def too_small(*arguments):
-  raise ValueError("the least is 1,478")
+def too_small(chain, *arguments):
+  compare_methods.pruned(build_tiny_network("resnet20"), 2, chain, importance="random")
+
+
+def too_narrow(chain, *arguments):
+  compare_methods.new_network(1000, 1, chain)
 
 
 @pytest.mark.parametrize(
-  ("succeeds", "sentence"),
+  ("succeeds", "way", "sentence"),
   [
-    (False, "_warm_s1 failed; what went wrong stands above. Run again to go on."),
-    (True, "_random_p4_s1: the least is 1,478. With a lower penalty the budget is larger."),
+    (False, too_small, "_warm_s1 failed; what went wrong stands above. Run again to go on."),
+    (
+      True,
+      too_small,
+      r"_random_p4_s1: \w+ cannot be pruned to parameters=2: .* With a lower penalty the budget is larger.",
+    ),
+    (True, too_narrow, "_random_p4_s1: no resnet20 has as few as 1,000 parameters. With a lower penalty .* is larger."),
   ],
 )
-def test_a_comparison_of_methods_that_fails_ends_with_a_sentence(tmp_path, monkeypatch, capsys, succeeds, sentence):
+def test_a_comparison_of_methods_that_fails_ends_with_a_sentence(
+  tmp_path, monkeypatch, capsys, succeeds, way, sentence
+):
   monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: succeeds)
-  monkeypatch.setattr(compare_methods, "WAYS", {"random": too_small})
+  monkeypatch.setattr(compare_methods, "WAYS", {"random": way})
+  monkeypatch.setattr(compare_methods, "SHARES", 2)
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1"])
   assert compare_methods.main() == 1
-  assert capsys.readouterr().err == f"compare_methods.py: {tmp_path}/methods{sentence}\n"
+  (line,) = capsys.readouterr().err.splitlines()
+  assert re.fullmatch(f"compare_methods.py: {re.escape(str(tmp_path))}/methods{sentence}", line)
+
+
+def test_a_comparison_of_methods_refuses_flags_that_tell_methods_apart(monkeypatch, capsys):
+  arguments = ["run", "--penalties=4", "--seeds=1", "--", "--uniform_penalties"]
+  monkeypatch.setattr(sys, "argv", ["compare_methods.py", *arguments])
+  with pytest.raises(SystemExit) as end:
+    compare_methods.main()
+  assert end.value.code == 2
+  assert "--uniform_penalties is compare_methods.py's own to give; leave it out" in capsys.readouterr().err
 
 
 def test_methods_are_shown_by_the_mean_of_their_seeds():

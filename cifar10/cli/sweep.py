@@ -35,31 +35,46 @@ def main(argv=None):
 
 def _parse(program, given):
   parser = argparse.ArgumentParser(prog=command.name(program), description=USAGE)
+  networks = f"{', '.join(NETWORKS)} or several, with commas"
+  parser.add_argument("--models", type=listed(str), default=[NETWORKS[0]], help=networks)
+  parser.add_argument("--warm_up_penalty", type=number, help="of stage 1")
+  parser.add_argument("--fine_tune_learning_rate", type=number, help="of stage 3")
+  parser.add_argument("--version", action="version", version=command.version())
+  arguments = parse_grid(parser, given)
+  for model in arguments.models:
+    if model not in NETWORKS:
+      parser.error(f"--models has {model!r}; expected {' or '.join(NETWORKS)}")
+  return arguments
+
+
+def parse_grid(parser, given, own_flags=OWN_FLAGS):
+  """Parses the command line of a program that trains chains for several penalties and seeds.
+
+  Args:
+    parser: an `argparse.ArgumentParser` with what the program has besides.
+    given: the command line without the program's name.
+    own_flags: names of flags of `cifar10-train` that the program gives itself, and refuses.
+
+  Returns:
+    The arguments; `flags` of them has those for `cifar10-train`, which stand behind --.
+  """
   parser.add_argument("train_dir", help="where the directories of all chains begin")
   parser.add_argument("--penalties", type=listed(number), required=True, help="of stage 2, separated by commas")
   parser.add_argument("--seeds", type=listed(whole_number), required=True, help="separated by commas")
-  networks = f"{', '.join(NETWORKS)} or several, with commas"
-  parser.add_argument("--models", type=listed(str), default=[NETWORKS[0]], help=networks)
   parser.add_argument("--recipe", default="paper", choices=recipes.RECIPES, help="of what is not given")
   parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
-  parser.add_argument("--warm_up_penalty", type=number, help="of stage 1")
-  parser.add_argument("--fine_tune_learning_rate", type=number, help="of stage 3")
   parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
   parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
   parser.epilog = "What follows -- are further flags of cifar10-train, for every stage."
-  parser.add_argument("--version", action="version", version=command.version())
   end = given.index("--") if "--" in given else len(given)
   arguments = parser.parse_args(given[:end])
   arguments.flags = given[end + 1 :]
   if arguments.steps and len(arguments.steps) != 3:
     parser.error(f"--steps has {len(arguments.steps)} numbers; expected three, one a stage, like 30000,50000,50000")
-  for model in arguments.models:
-    if model not in NETWORKS:
-      parser.error(f"--models has {model!r}; expected {' or '.join(NETWORKS)}")
   for flag in arguments.flags:
     name = re.fullmatch(r"--?(?:no)?(\w+)(?:=.*)?", flag)
-    if name and name[1] in OWN_FLAGS:
-      parser.error(f"{flag} is the sweep's own to give; leave it out")
+    if name and name[1] in own_flags:
+      parser.error(f"{flag} is {parser.prog}'s own to give; leave it out")
   return arguments
 
 
