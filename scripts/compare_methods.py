@@ -2,7 +2,8 @@
 
 python scripts/compare_methods.py checkpoints/methods --recipe nesterov --penalties 0.01,0.015 --seeds 1,2
 
-For each seed stage 1 of the recipe warms a network up. From there, for each penalty:
+For each seed stage 1 of the recipe warms a network up. From there, whole: stages 2 and 3 without a penalty, for
+comparison. And for each penalty:
 
 - sparse gammas: stage 2 with that penalty, and stage 3. What is left of the parameters is the budget of the others;
 - network slimming: the same with one penalty for all gammas, then pruned to the budget by gamma, and stage 3;
@@ -53,6 +54,18 @@ def warmed_up(seed, arguments):
   return Version(chain, 1)
 
 
+def without_penalty(chain, network, seed, arguments):
+  """Stage 2, without a penalty, from what `network()` gives."""
+  _, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
+  begin(chain, network)
+  train(chain, 1, train_on, arguments)
+
+
+def whole(chain, penalty, seed, warm, arguments, budget):
+  """Nothing is pruned."""
+  without_penalty(chain, warm.network, seed, arguments)
+
+
 def sparse_gammas(chain, penalty, seed, warm, arguments, budget):
   """The paper's way; there is no budget."""
   _, sparsify, _ = stages(NETWORK, penalty, seed, arguments)
@@ -74,9 +87,8 @@ def pruned_at_once(importance):
   """A way that prunes the warmed-up network before stage 2."""
 
   def way(chain, penalty, seed, warm, arguments, budget):
-    _, train_on, _ = stages(NETWORK, 0.0, seed, arguments)
-    begin(chain, lambda: pruned(warm.network(), budget, chain, importance=importance, seed=seed))
-    train(chain, 1, train_on, arguments)
+    wanted = {"importance": importance, "seed": seed}
+    without_penalty(chain, lambda: pruned(warm.network(), budget, chain, **wanted), seed, arguments)
 
   return way
 
@@ -91,12 +103,12 @@ def narrower(chain, penalty, seed, warm, arguments, budget):
 def new_network(budget, seed, chain):
   """The widest network of the budget of which all layers are narrower by the same share."""
   keras.utils.set_random_seed(seed)
-  whole = MODELS[NETWORK]()
+  full = MODELS[NETWORK]()
   for share in range(SHARES, 0, -1):
     wanted = {"channels": share / SHARES, "importance": "random"}
-    if share == SHARES or plan_prune(whole, **wanted).parameters_after > budget:
+    if share == SHARES or plan_prune(full, **wanted).parameters_after > budget:
       continue
-    return keras.models.clone_model(prune(whole, **wanted)[0])  # Which draws new weights, for these widths.
+    return keras.models.clone_model(prune(full, **wanted)[0])  # Which draws new weights, for these widths.
   raise out_of_reach(chain, f"no {NETWORK} has as few as {budget:,} parameters")
 
 
@@ -133,18 +145,27 @@ def compared(arguments):
   found = collections.defaultdict(list)
   for seed in arguments.seeds:
     warm = warmed_up(seed, arguments)
+    found[0.0, "whole"].append(
+      fine_tuned(f"{arguments.train_dir}_whole_s{seed}", whole, 0.0, seed, warm, arguments, None)
+    )
     for penalty in arguments.penalties:
       budget = None
       for name, way in WAYS.items():
         chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
-        way(chain, penalty, seed, warm, arguments, budget)
-        *_, fine_tune = stages(NETWORK, penalty, seed, arguments)
-        train(chain, 2, fine_tune, arguments)
-        if not sweep.evaluated(chain, 3, arguments):
-          raise UserError(f"{chain} cannot be evaluated; what went wrong stands above. Run again to go on.")
-        found[penalty, name].append(newest_evaluation(chain, 3))
-        budget = budget or found[penalty, name][-1]["parameters"]
+        evaluation = fine_tuned(chain, way, penalty, seed, warm, arguments, budget)
+        found[penalty, name].append(evaluation)
+        budget = budget or evaluation["parameters"]
   return found
+
+
+def fine_tuned(chain, way, penalty, seed, warm, arguments, budget):
+  """Goes a way, and trains stage 3 after it: the evaluation of version 3."""
+  way(chain, penalty, seed, warm, arguments, budget)
+  *_, fine_tune = stages(NETWORK, penalty, seed, arguments)
+  train(chain, 2, fine_tune, arguments)
+  if not sweep.evaluated(chain, 3, arguments):
+    raise UserError(f"{chain} cannot be evaluated; what went wrong stands above. Run again to go on.")
+  return newest_evaluation(chain, 3)
 
 
 def mean(evaluations, name):
@@ -177,7 +198,7 @@ def draw(found, path):
 
   figure = Figure(figsize=(10, 4.2), layout="constrained")
   for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "multiply_adds")):
-    for marker, way in zip("osD^v", WAYS):
+    for marker, way in zip("*osD^v", ["whole", *WAYS]):
       evaluations = [each for (_, of), each_seed in found.items() if of == way for each in each_seed]
       points = sorted((each[name], each["precision"]) for each in evaluations)
       axes.plot(*zip(*points), marker, label=way)

@@ -284,13 +284,13 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   arguments = [prefix, "--penalties=2", "--seeds=1", "--steps=2,12,2", "--dataset=synthetic"]
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", *arguments, "--", "--batch_size=4", "--log_frequency=5"])
   assert compare_methods.main() == 0
-  *table, last = capsys.readouterr().out.splitlines()[-6:]
+  *table, last = capsys.readouterr().out.splitlines()[-7:]
   assert last == f"{prefix}_methods.png is written."
   assert pathlib.Path(f"{prefix}_methods.png").stat().st_size > 10_000
   rows = [line.strip("| ").split(" | ") for line in table]
-  assert [row[1] for row in rows] == list(compare_methods.WAYS)
-  budget, *others = (int(row[2].replace(",", "")) for row in rows)
-  assert budget < MODELS["resnet20"]().count_params()
+  assert [row[1] for row in rows] == ["whole", *compare_methods.WAYS]
+  whole, budget, *others = (int(row[2].replace(",", "")) for row in rows)
+  assert budget < whole == MODELS["resnet20"]().count_params()
   assert max(others) <= budget
   assert len({row[4] for row in rows}) > 1
   assert sum("--uniform_penalties=True" in flags for _, flags in calls) == 1
@@ -299,7 +299,7 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   assert all("evaluate" not in module for module, _ in calls[before:])
   shown = capsys.readouterr().out
   assert shown.count("is finished") == len(calls) - before
-  assert shown.splitlines()[-6:-1] == table
+  assert shown.splitlines()[-7:-1] == table
 
 
 def too_small(chain, *arguments):
@@ -326,6 +326,7 @@ def test_a_comparison_of_methods_that_fails_ends_with_a_sentence(
   tmp_path, monkeypatch, capsys, succeeds, way, sentence
 ):
   monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: succeeds)
+  monkeypatch.setattr(compare_methods, "whole", lambda *arguments: None)
   monkeypatch.setattr(compare_methods, "WAYS", {"random": way})
   monkeypatch.setattr(compare_methods, "SHARES", 2)
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1"])
