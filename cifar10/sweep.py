@@ -99,9 +99,7 @@ def succeeds(module, *flags):
       process.wait()
       raise
   if code:
-    print(
-      f"cifar10-sweep: the command above ended with exit code {code}; its chain ends here.", file=sys.stderr, flush=True
-    )
+    print(f"The command above ended with exit code {code}; its chain ends here.", file=sys.stderr, flush=True)
   return code == 0
 
 

@@ -5,19 +5,28 @@ python scripts/compare_methods.py checkpoints/methods --recipe nesterov --penalt
 For each seed stage 1 of the recipe warms a network up. From there, whole: stages 2 and 3 without a penalty, for
 comparison. And for each penalty:
 
-- sparse gammas: stage 2 with that penalty, and stage 3. What is left of the parameters is the budget of the others;
-- network slimming: the same with one penalty for all gammas, then pruned to the budget by gamma, and stage 3;
+- sparse gammas: stage 2 with that penalty, and stage 3. What is left of the parameters is the budget of the others,
+  which come to no more than that;
+- network slimming: the same with one penalty for all gammas, then pruned to the budget by gamma (as `prune` does it:
+  each over the mean of its layer), and stage 3. Where stage 2 alone leaves less, that is what is compared;
 - L1 norm: the warmed-up network pruned at once by the norms of kernels, and stages 2 and 3 without a penalty;
 - random: the same, of channels that are drawn;
 - narrower: a network of the budget with new weights, narrower by the same share everywhere; it is trained for as many
   steps, stages 1 and 2 in one without a penalty, and stage 3.
 
+Batch norms in the middle of blocks alone have gammas, so the first two take channels there. The others narrow the sums
+between blocks too.
+
 What --steps does not give is the recipe's. What follows -- are further flags of cifar10-train, for every stage. Run
-again after an interruption, it goes on: finished stages and recorded evaluations stay as they are.
+again after an interruption or a failure, it goes on: finished stages and recorded evaluations stay as they are, so
+leave the recipe, --steps and those flags as they were.
 """
 
 import argparse
+import bisect
 import collections
+import contextlib
+import importlib.util
 import sys
 
 from cifar10 import sweep
@@ -32,12 +41,14 @@ from cifar10.version.evaluations import newest_evaluation
 
 with quietly():
   import keras
+  import tensorflow as tf
 
   from cifar10.models import MODELS
   from cifar10.pruning import plan_prune, prune
 
 NETWORK = "resnet20"
-SHARES = 128  # Widths of narrower networks are tried in steps of one over this.
+SHARES = 128  # Widths of narrower networks go in steps of one over this, from an eighth.
+NOT_GIVEN = [*OWN_FLAGS, "uniform_penalties", "stop_at_plateau"]  # As these tell methods apart.
 
 
 def train(chain, version, settings, arguments):
@@ -104,12 +115,19 @@ def new_network(budget, seed, chain):
   """The widest network of the budget of which all layers are narrower by the same share."""
   keras.utils.set_random_seed(seed)
   full = MODELS[NETWORK]()
-  for share in range(SHARES, 0, -1):
-    wanted = {"channels": share / SHARES, "importance": "random"}
-    if share == SHARES or plan_prune(full, **wanted).parameters_after > budget:
-      continue
-    return keras.models.clone_model(prune(full, **wanted)[0])  # Which draws new weights, for these widths.
-  raise out_of_reach(chain, f"no {NETWORK} has as few as {budget:,} parameters")
+
+  def wanted(share):
+    return {"channels": share / SHARES, "importance": "random"}
+
+  def parameters(share):
+    return plan_prune(full, **wanted(share)).parameters_after
+
+  shares = range(SHARES // 8, SHARES)
+  fitting = bisect.bisect_right(shares, budget, key=parameters)
+  if not fitting:
+    raise out_of_reach(chain, f"the narrowest {NETWORK} has {parameters(shares[0]):,} parameters, more than {budget:,}")
+  smaller, _ = prune(full, **wanted(shares[fitting - 1]))
+  return keras.models.clone_model(smaller)  # Which draws new weights, for these widths.
 
 
 def pruned(model, budget, chain, **wanted):
@@ -136,26 +154,45 @@ WAYS = {
 
 def begin(chain, network):
   """Lets version 1 of a chain start from what `network()` gives, if it does not exist."""
-  if not Version(chain, 1).has_network():
-    Version(chain, 1).replace(network())
+  version = Version(chain, 1)
+  if not version.has_network():
+    version.read_stage()  # Which refuses a directory that something else has written.
+    version.replace(network())
 
 
 def compared(arguments):
-  """Trains what is not trained: dict from (penalty, way) to the evaluations of all seeds."""
-  found = collections.defaultdict(list)
+  """Trains what is not trained: dict from (penalty, way) to the evaluations of its seeds, and sentences on failures."""
+  found, failures = collections.defaultdict(list), []
   for seed in arguments.seeds:
-    warm = warmed_up(seed, arguments)
-    found[0.0, "whole"].append(
-      fine_tuned(f"{arguments.train_dir}_whole_s{seed}", whole, 0.0, seed, warm, arguments, None)
-    )
-    for penalty in arguments.penalties:
-      budget = None
-      for name, way in WAYS.items():
-        chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
-        evaluation = fine_tuned(chain, way, penalty, seed, warm, arguments, budget)
-        found[penalty, name].append(evaluation)
-        budget = budget or evaluation["parameters"]
-  return found
+    with noted(failures):
+      warm = warmed_up(seed, arguments)
+      evaluation = fine_tuned(f"{arguments.train_dir}_whole_s{seed}", whole, 0.0, seed, warm, arguments, None)
+      found[0.0, "whole"].append(evaluation)
+      for penalty in arguments.penalties:
+        compare_ways(penalty, seed, warm, arguments, found, failures)
+  return found, failures
+
+
+def compare_ways(penalty, seed, warm, arguments, found, failures):
+  """Goes all ways from a warmed-up version, to the budget that the first one leaves."""
+  budget = None
+  for name, way in WAYS.items():
+    chain = f"{arguments.train_dir}_{name.replace(' ', '_')}_p{penalty:g}_s{seed}"
+    with noted(failures):
+      evaluation = fine_tuned(chain, way, penalty, seed, warm, arguments, budget)
+      found[penalty, name].append(evaluation)
+      budget = budget or evaluation["parameters"]
+    if not budget:
+      break
+
+
+@contextlib.contextmanager
+def noted(failures):
+  """Lets what fails within end there, and notes why."""
+  try:
+    yield
+  except UserError as error:
+    failures.append(str(error))
 
 
 def fine_tuned(chain, way, penalty, seed, warm, arguments, budget):
@@ -200,8 +237,7 @@ def draw(found, path):
   for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "multiply_adds")):
     for marker, way in zip("*osD^v", ["whole", *WAYS]):
       evaluations = [each for (_, of), each_seed in found.items() if of == way for each in each_seed]
-      points = sorted((each[name], each["precision"]) for each in evaluations)
-      axes.plot(*zip(*points), marker, label=way)
+      axes.plot([each[name] for each in evaluations], [each["precision"] for each in evaluations], marker, label=way)
     axes.set_xlabel(name.replace("_", "-"))
     axes.grid(alpha=0.3)
   axes.legend()
@@ -213,19 +249,21 @@ def parsed():
   """The arguments of the command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.set_defaults(warm_up_penalty=None, fine_tune_learning_rate=None)
-  return parse_grid(parser, sys.argv[1:], [*OWN_FLAGS, "uniform_penalties"])
+  return parse_grid(parser, sys.argv[1:], NOT_GIVEN)
 
 
 def compare(arguments):
   """Trains, prints the table and writes the picture."""
+  if not importlib.util.find_spec("matplotlib"):
+    raise UserError(f"the picture needs matplotlib, which is not installed: {how_to_install('report')}.")
   sweep.interrupt_on_signals()
-  found = compared(arguments)
-  print(printed(found))
-  try:
+  found, failures = compared(arguments)
+  if found:
+    print(printed(found))
     draw(found, f"{arguments.train_dir}_methods.png")
-  except ModuleNotFoundError:
-    raise UserError(f"the picture needs matplotlib, which is not installed: {how_to_install('report')}.") from None
-  print(f"{arguments.train_dir}_methods.png is written.")
+    print(f"{arguments.train_dir}_methods.png is written.")
+  if failures:
+    raise UserError(*failures)
 
 
 def main():
@@ -234,4 +272,5 @@ def main():
 
 
 if __name__ == "__main__":
+  tf.config.set_visible_devices([], "GPU")  # Which the processes that train need whole.
   sys.exit(main())

@@ -23,9 +23,11 @@ from helpers import build_tiny_network
 from cifar10.cli import sweep
 from cifar10.config import TrainConfig
 from cifar10.datasets.examples import Examples
+from cifar10.errors import UserError
 from cifar10.models import MODELS
 from cifar10.pruning import multiply_adds
 from cifar10.train import train
+from cifar10.version.directory import Version
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -213,7 +215,7 @@ def test_a_sweep_runs_every_chain_and_its_table_shows_them(start_sweep, tmp_path
 def test_a_sweep_goes_on_after_a_failure_and_runs_again(start_sweep, tmp_path):
   code, output, errors = swept(start_sweep(*GRID, FAIL="1 1"))
   assert code == 1
-  assert errors.count("cifar10-sweep: the command above ended with exit code 1; its chain ends here.") == 2
+  assert errors.count("The command above ended with exit code 1; its chain ends here.") == 2
   assert f"failed: {tmp_path}/run_resnet20_p0.003_s1, {tmp_path}/run_resnet20_p0.005_s1;" in errors
   assert output[-5] == "| resnet20 | 0.003 | 1 | - | - | - | 0.1000 | - | - |"
   assert output[-1].count("_s1") == 0
@@ -291,9 +293,27 @@ def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, 
   assert [row[1] for row in rows] == ["whole", *compare_methods.WAYS]
   whole, budget, *others = (int(row[2].replace(",", "")) for row in rows)
   assert budget < whole == MODELS["resnet20"]().count_params()
-  assert max(others) <= budget
+  assert 0.9 * budget < min(others) <= max(others) <= budget
   assert len({row[4] for row in rows}) > 1
-  assert sum("--uniform_penalties=True" in flags for _, flags in calls) == 1
+  trained = [
+    dict(flag.lstrip("-").split("=") for flag in flags) for module, flags in calls if module == "cifar10.cli.train"
+  ]
+  told = ("train_dir", "checkpoint_version", "l1_penalty", "max_steps", "uniform_penalties")
+  assert [[each.get(name, "").removeprefix(f"{prefix}_") for name in told] for each in trained] == [
+    ["warm_s1", "0", "0.001", "2", ""],
+    ["whole_s1", "1", "0.0", "12", ""],
+    ["whole_s1", "2", "0.0", "2", ""],
+    ["sparse_gammas_p2_s1", "1", "2.0", "12", ""],
+    ["sparse_gammas_p2_s1", "2", "0.0", "2", ""],
+    ["network_slimming_p2_s1", "1", "2.0", "12", "True"],
+    ["network_slimming_p2_s1", "2", "0.0", "2", ""],
+    ["L1_norm_p2_s1", "1", "0.0", "12", ""],
+    ["L1_norm_p2_s1", "2", "0.0", "2", ""],
+    ["random_p2_s1", "1", "0.0", "12", ""],
+    ["random_p2_s1", "2", "0.0", "2", ""],
+    ["narrower_p2_s1", "1", "0.0", "14", ""],
+    ["narrower_p2_s1", "2", "0.0", "2", ""],
+  ]
   before = len(calls)
   compare_methods.main()
   assert all("evaluate" not in module for module, _ in calls[before:])
@@ -311,37 +331,67 @@ def too_narrow(chain, *arguments):
 
 
 @pytest.mark.parametrize(
-  ("succeeds", "way", "sentence"),
+  ("way", "sentence"),
   [
-    (False, too_small, "_warm_s1 failed; what went wrong stands above. Run again to go on."),
-    (
-      True,
-      too_small,
-      r"_random_p4_s1: \w+ cannot be pruned to parameters=2: .* With a lower penalty the budget is larger.",
-    ),
-    (True, too_narrow, "_random_p4_s1: no resnet20 has as few as 1,000 parameters. With a lower penalty .* is larger."),
+    (too_small, r"\w+ cannot be pruned to parameters=2: .* With a lower penalty the budget is larger."),
+    (too_narrow, r"the narrowest resnet20 has [\d,]+ parameters, more than 1,000. With a lower penalty .* is larger."),
   ],
 )
-def test_a_comparison_of_methods_that_fails_ends_with_a_sentence(
-  tmp_path, monkeypatch, capsys, succeeds, way, sentence
-):
-  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: succeeds)
+def test_methods_are_compared_without_the_one_that_cannot_meet_the_budget(tmp_path, monkeypatch, capsys, way, sentence):
+  evaluation = {"parameters": 1000, "multiply_adds": 10, "precision": 0.5}
+  monkeypatch.setitem(MODELS, "resnet20", lambda: build_tiny_network("resnet20", filters=16))
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: True)
+  monkeypatch.setattr(compare_methods, "newest_evaluation", lambda *chain: evaluation)
   monkeypatch.setattr(compare_methods, "whole", lambda *arguments: None)
-  monkeypatch.setattr(compare_methods, "WAYS", {"random": way})
-  monkeypatch.setattr(compare_methods, "SHARES", 2)
+  monkeypatch.setattr(
+    compare_methods, "WAYS", {"first": lambda *arguments: None, "this": way, "last": compare_methods.whole}
+  )
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1"])
   assert compare_methods.main() == 1
-  (line,) = capsys.readouterr().err.splitlines()
-  assert re.fullmatch(f"compare_methods.py: {re.escape(str(tmp_path))}/methods{sentence}", line)
+  printed = capsys.readouterr()
+  assert [line.split(" | ")[1] for line in printed.out.splitlines()[2:-1]] == ["whole", "first", "last"]
+  (line,) = printed.err.splitlines()
+  assert re.fullmatch(f"compare_methods.py: {re.escape(str(tmp_path))}/methods_this_p4_s1: {sentence}", line)
 
 
-def test_a_comparison_of_methods_refuses_flags_that_tell_methods_apart(monkeypatch, capsys):
-  arguments = ["run", "--penalties=4", "--seeds=1", "--", "--uniform_penalties"]
+def test_a_comparison_of_methods_ends_with_a_sentence_where_training_fails(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: False)
+  monkeypatch.setattr(sys, "argv", ["compare_methods.py", str(tmp_path / "methods"), "--penalties=4", "--seeds=1,2"])
+  assert compare_methods.main() == 1
+  assert capsys.readouterr().err == (
+    f"compare_methods.py: {tmp_path}/methods_warm_s1 failed; what went wrong stands above. Run again to go on.\n"
+    f"{tmp_path}/methods_warm_s2 failed; what went wrong stands above. Run again to go on.\n"
+  )
+
+
+def test_slimming_prunes_what_its_penalty_leaves_to_the_budget(tmp_path, monkeypatch):
+  monkeypatch.setattr(compare_methods.sweep, "succeeds", lambda *command: True)
+  network = build_tiny_network("resnet20", filters=16)
+  warm, left = Version(tmp_path / "warm", 1), Version(tmp_path / "run", 2)
+  warm.replace(network)
+  left.replace(network)
+  monkeypatch.setattr(sys, "argv", ["compare_methods.py", "run", "--penalties=4", "--seeds=1"])
+  budget = network.count_params() // 2
+  compare_methods.slimming(str(tmp_path / "run"), 4.0, 1, warm, compare_methods.parsed(), budget)
+  assert 0.8 * budget < left.network().count_params() <= budget
+
+
+def test_a_comparison_of_methods_leaves_what_something_else_has_written(tmp_path):
+  (tmp_path / "run_1").mkdir()
+  (tmp_path / "run_1" / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="written by something else"):
+    compare_methods.begin(str(tmp_path / "run"), build_tiny_network)
+  assert (tmp_path / "run_1" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--uniform_penalties", "--stop_at_plateau", "--seed=3", "--flagfile=more"])
+def test_a_comparison_of_methods_refuses_flags_that_tell_methods_apart(monkeypatch, capsys, flag):
+  arguments = ["run", "--penalties=4", "--seeds=1", "--", flag]
   monkeypatch.setattr(sys, "argv", ["compare_methods.py", *arguments])
   with pytest.raises(SystemExit) as end:
     compare_methods.main()
   assert end.value.code == 2
-  assert "--uniform_penalties is compare_methods.py's own to give; leave it out" in capsys.readouterr().err
+  assert f"{flag} is compare_methods.py's own to give; leave it out" in capsys.readouterr().err
 
 
 def test_methods_are_shown_by_the_mean_of_their_seeds():

@@ -23,7 +23,11 @@ OWN_FLAGS = [
   "max_steps",
   "target_sparsity",
   "squeeze_model",
+  "flagfile",
   "help",
+  "helpfull",
+  "h",
+  "version",
 ]
 
 
@@ -69,6 +73,8 @@ def parse_grid(parser, given, own_flags=OWN_FLAGS):
   end = given.index("--") if "--" in given else len(given)
   arguments = parser.parse_args(given[:end])
   arguments.flags = given[end + 1 :]
+  arguments.penalties = list(dict.fromkeys(arguments.penalties))
+  arguments.seeds = list(dict.fromkeys(arguments.seeds))
   if arguments.steps and len(arguments.steps) != 3:
     parser.error(f"--steps has {len(arguments.steps)} numbers; expected three, one a stage, like 30000,50000,50000")
   for flag in arguments.flags:
