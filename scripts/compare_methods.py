@@ -230,19 +230,37 @@ def printed(found):
 
 
 def draw(found, path):
-  """Writes the picture: precision over parameters, and over multiply-adds, a point for each seed."""
+  """Writes the picture: precision over parameters and over multiply-adds, a point a seed, lines through the means."""
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(10, 4.2), layout="constrained")
-  for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "multiply_adds")):
-    for marker, way in zip("*osD^v", ["whole", *WAYS]):
-      evaluations = [each for (_, of), each_seed in found.items() if of == way for each in each_seed]
-      axes.plot([each[name] for each in evaluations], [each["precision"] for each in evaluations], marker, label=way)
-    axes.set_xlabel(name.replace("_", "-"))
-    axes.grid(alpha=0.3)
-  axes.legend()
-  figure.axes[0].set_ylabel("precision @ 1")
+  figure = Figure(figsize=(10, 4.4), layout="constrained")
+  figure.legend(loc="outside lower center", ncols=6, handles=draw_panels(found, *figure.subplots(1, 2, sharey=True)))
   figure.savefig(path, dpi=120)
+
+
+def draw_panels(found, left, right):
+  """Draws both panels; returns the points of the ways, for the legend."""
+  left.set_ylabel("precision @ 1")
+  for axes, name, unit, label in (
+    (left, "parameters", 1e3, "parameters, thousands"),
+    (right, "multiply_adds", 1e6, "multiply-adds, millions"),
+  ):
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+    handles = [
+      draw_way(axes, marker, way, [each for (_, of), each in found.items() if of == way], name, unit)
+      for marker, way in zip("*osD^v", ["whole", *WAYS])
+    ]
+  return handles
+
+
+def draw_way(axes, marker, way, rows, name, unit):
+  """Draws the evaluations of a way, a list for each penalty; returns the points."""
+  means = [(mean(row, name) / unit, mean(row, "precision")) for row in rows]
+  each = [(evaluation[name] / unit, evaluation["precision"]) for row in rows for evaluation in row]
+  (line,) = axes.plot([x for x, _ in means], [y for _, y in means], alpha=0.5)
+  (points,) = axes.plot([x for x, _ in each], [y for _, y in each], marker, color=line.get_color(), label=way)
+  return points
 
 
 def parsed():
