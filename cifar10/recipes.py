@@ -45,16 +45,11 @@ RECIPES = {
     {"l1_penalty": 0.0, "learning_rate": 0.01, "max_steps": 2000},
   ),
   # Seconds long, with saves all the time, to be killed in.
-  "kills": tuple(
-    {
-      "l1_penalty": l1_penalty,
-      "max_steps": 30,
-      "batch_size": 4,
-      "seed": 1,
-      "log_frequency": 5,
-      "save_interval_secs": 0.2,
-    }
-    for l1_penalty in (0.5, 3.0, 0.0)
+  "kills": with_common(
+    {"max_steps": 30, "batch_size": 4, "seed": 1, "log_frequency": 5, "save_interval_secs": 0.2},
+    {"l1_penalty": 0.5},
+    {"l1_penalty": 3.0},
+    {"l1_penalty": 0.0},
   ),
 }
 
