@@ -69,7 +69,10 @@ def parse_grid(parser, given, own_flags=OWN_FLAGS):
   parser.add_argument("--steps", type=listed(whole_number), help="of the three stages")
   parser.add_argument("--dataset", default=DATASETS[0], choices=DATASETS)
   parser.add_argument("--data_dir", help="directory of CIFAR-10; by default CIFAR10_DATA_DIR from the environment")
-  parser.epilog = "What follows -- are further flags of cifar10-train, for every stage."
+  parser.epilog = (
+    "What follows -- are further flags of cifar10-train, for every stage; where the recipe has a learning rate for a "
+    "stage, that stays."
+  )
   end = given.index("--") if "--" in given else len(given)
   arguments = parser.parse_args(given[:end])
   arguments.flags = given[end + 1 :]
