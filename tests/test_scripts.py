@@ -15,13 +15,17 @@ import compare_importances
 import compare_methods
 import compare_squeezes
 import compare_thresholds
+import compress_images
 import keras
+import numpy as np
 import prune_applications
 import pytest
 from helpers import build_tiny_network
 
+from cifar10 import input_pipeline
 from cifar10.cli import sweep
 from cifar10.config import TrainConfig
+from cifar10.datasets import binary_files
 from cifar10.datasets.examples import Examples
 from cifar10.errors import UserError
 from cifar10.models import MODELS
@@ -271,6 +275,50 @@ def test_both_ways_to_squeeze_are_compared(tmp_path, monkeypatch, capsys):
   before, exact, _ = (int(row[1].replace(",", "")) for row in rows[2:])
   assert exact < before
   assert rows[2][2:] == rows[3][2:]
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch):
+  """CIFAR-10 in files of 10 images, each of one hue, with noise in its brightness; gives splits and loader."""
+  monkeypatch.setattr(binary_files, "RECORDS_PER_FILE", 10)
+  rng = np.random.default_rng(0)
+  splits = {}
+  for split, number in (("train", 50), ("test", 10)):
+    images = rng.integers(60, 196, (number, 32, 32, 1)) + rng.integers(-60, 60, (number, 1, 1, 3))
+    splits[split] = Examples(images.astype(np.uint8), rng.integers(0, 10, number, np.int32))
+  load = input_pipeline.load
+  monkeypatch.setattr(input_pipeline, "load", lambda name, split, place: splits[split])
+  return splits, load
+
+
+@pytest.mark.parametrize(("quality", "least", "most"), [(100, 0, 2), (50, 7, 20), (1, 25, 60)])
+def test_compressed_images_lose_what_the_quality_says(tmp_path, monkeypatch, small_cifar10, quality, least, most):
+  splits, load = small_cifar10
+  place = tmp_path / "jpeg"
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(place), f"--quality={quality}"])
+  compress_images.main()
+  for split, before in splits.items():
+    after = load("cifar10", split, str(place))
+    np.testing.assert_array_equal(after.labels, before.labels)
+    error = np.abs(after.images.astype(int) - before.images).mean(axis=(1, 2, 3))
+    assert least < error.min() <= error.max() < most
+
+
+def test_compressed_images_take_no_place_that_is_taken(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path)])
+  with pytest.raises(SystemExit) as end:
+    compress_images.main()
+  assert end.value.code == 2
+  assert f"{tmp_path} is there already" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_where_there_are_no_images_to_compress(tmp_path, monkeypatch):
+  nowhere = tmp_path / "nowhere"
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path / "jpeg"), f"--data_dir={nowhere}"])
+  with pytest.raises(SystemExit, match="nowhere"):
+    compress_images.main()
+  assert not list(tmp_path.iterdir())
 
 
 def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, monkeypatch, capsys, tiny_world):
