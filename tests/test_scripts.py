@@ -314,11 +314,34 @@ def test_compressed_images_take_no_place_that_is_taken(tmp_path, monkeypatch, ca
 
 
 def test_nothing_is_left_where_there_are_no_images_to_compress(tmp_path, monkeypatch):
-  nowhere = tmp_path / "nowhere"
-  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path / "jpeg"), f"--data_dir={nowhere}"])
-  with pytest.raises(SystemExit, match="nowhere"):
+  data = tmp_path / "data"
+  (data / "cifar-10-batches-bin").mkdir(parents=True)
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path / "jpeg"), f"--data_dir={data}"])
+  with pytest.raises(SystemExit, match=r"data_batch_1\.bin is missing"):
+    compress_images.main()
+  assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.usefixtures("small_cifar10")
+def test_nothing_is_left_where_compressed_images_cannot_be_written(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path / "jpeg")])
+
+  def records(*_):
+    raise OSError("the disk is full")
+
+  monkeypatch.setattr(compress_images, "records", records)
+  with pytest.raises(SystemExit, match="the disk is full"):
     compress_images.main()
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("quality", ["0", "101", "75.5", "high"])
+def test_a_quality_that_jpegs_do_not_have_is_named(tmp_path, monkeypatch, capsys, quality):
+  monkeypatch.setattr(sys, "argv", ["compress_images.py", str(tmp_path / "jpeg"), f"--quality={quality}"])
+  with pytest.raises(SystemExit) as end:
+    compress_images.main()
+  assert end.value.code == 2
+  assert f"--quality: is {quality!r}; expected a number from 1 to 100." in capsys.readouterr().err
 
 
 def test_methods_are_compared_at_the_sizes_that_sparse_gammas_come_to(tmp_path, monkeypatch, capsys, tiny_world):
